@@ -1,0 +1,444 @@
+// Package udp is the one place where Warren meets the outside network: the
+// UDP socket that WireGuard's datagrams come and go through.
+//
+// A Bind is a [conn.Bind] of our own. The stock one cannot be made small,
+// copies and allocates for every datagram, and hands whatever arrives to the
+// device. This one reads coalesced super-datagrams where the kernel makes them
+// (UDP GRO) and sends them without copying (UDP GSO), keeps one endpoint value
+// per remote address, replies from the address that was spoken to, and looks
+// at each datagram before WireGuard does:
+//
+//   - the type and size must be one that WireGuard or the knock defines;
+//   - a handshake initiation must carry a mac1 under our public key and then
+//     fit the budget of its source (IPv4 /32, IPv6 /64);
+//   - a response or a cookie must answer something that was asked;
+//   - a data message is only looked at for its type.
+//
+// Everything else is dropped and counted. A Bind by itself never answers
+// anything, with one exception that is off unless Config.Knocks is set: see
+// the Knock section below.
+//
+// # Limits
+//
+// On Linux datagrams move in batches; elsewhere one at a time and without
+// sticky source addresses. The checks stop strangers, not peers: somebody with
+// the hub's public key and many addresses still reaches the device's own
+// cookie mechanism, which is what that is for.
+//
+// # Knock
+//
+// See knock.go for the wire format and the security argument of the knock, by
+// which a machine with a wrong clock asks the hub to call back.
+package udp
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/warrenmesh/warren/peer"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// PacketConn is what a Bind needs of a socket; *net.UDPConn is one.
+type PacketConn interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	LocalAddr() net.Addr
+	Close() error
+}
+
+// Config says what to bind and what to let through. The zero value is a Bind
+// on a random port of every address that checks no mac1 and answers no knock.
+type Config struct {
+	// Listen names the address to bind. The invalid address and "::" mean
+	// every address of both families; "0.0.0.0" every IPv4 address; any other
+	// only itself. Port 0 is any port. A port given to Open comes first.
+	Listen netip.AddrPort
+	// Small picks sizes for a machine with little memory.
+	Small bool
+	// Key is our own public key. If it is set, handshake messages whose mac1
+	// is not made with it are dropped here. Zero skips that check.
+	Key peer.PublicKey
+	// Knocks makes this Bind answer knocks, which is the hub's part. Nil
+	// drops them.
+	Knocks *Knocks
+	// NoOffload keeps UDP GSO and GRO off, for kernels where they are broken.
+	NoOffload bool
+	// ListenPacket opens a socket other than the kernel's; nil is the
+	// kernel's. Network is "udp4" or "udp6". Package udptest has one.
+	ListenPacket func(network string, at netip.AddrPort) (PacketConn, error)
+	// Logger is told about changes of state, never about single datagrams.
+	// Nil discards.
+	Logger *slog.Logger
+}
+
+// Bind is a conn.Bind. Its methods may be called from any goroutine; each
+// function that Open returns from one goroutine at a time.
+type Bind struct {
+	cfg   Config
+	log   *slog.Logger
+	batch int
+	start time.Time // base of the monotonic clock that the limiter reads
+
+	gate  gate
+	count counters
+	calls callers // knocks that we have sent and that wait for an answer
+	epoch atomic.Uint32
+
+	mu      sync.Mutex // Open, Close, Rebind, SetMark; held while sockets change
+	open    bool
+	port    uint16
+	anyPort bool // Open was free to choose
+	mark    uint32
+	knocks  *knockServer
+	v4, v6  family
+}
+
+var _ conn.Bind = (*Bind)(nil)
+
+// transport is one socket. recv is called by one goroutine, the rest by any.
+type transport interface {
+	// recv fills in datagrams that passed the gate and returns how many
+	// entries to look at. It returns net.ErrClosed after close.
+	recv(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error)
+	send(bufs [][]byte, ep *Endpoint) error
+	setMark(mark uint32) error
+	info() SocketStats
+	close() error
+}
+
+// family is the socket of one address family. Rebind replaces the socket under
+// the receiver, which waits for the next one when it finds its own closed.
+type family struct {
+	sock atomic.Pointer[transport]
+	mu   sync.Mutex
+	cond *sync.Cond
+	live bool // a receiver should wait for a socket rather than end
+	used bool // opened by Open, so Rebind opens it again
+}
+
+// errFamily is the answer to a datagram for a family that is not bound.
+var errFamily = fmt.Errorf("sending: no socket for this address family: %w", syscall.EAFNOSUPPORT)
+
+// New returns a Bind that is not open yet.
+func New(cfg Config) *Bind {
+	b := &Bind{cfg: cfg, log: cfg.Logger, batch: batchSize(cfg), start: time.Now()}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	b.gate.init(cfg.Key, cfg.Small)
+	b.v4.cond = sync.NewCond(&b.v4.mu)
+	b.v6.cond = sync.NewCond(&b.v6.mu)
+	return b
+}
+
+// now is the monotonic time in nanoseconds since New.
+func (b *Bind) now() int64 { return int64(time.Since(b.start)) }
+
+// BatchSize implements conn.Bind.
+func (b *Bind) BatchSize() int { return b.batch }
+
+// Open implements conn.Bind. It binds the configured address on port, or on
+// the configured port if port is 0, or on any.
+func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.open {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	if port == 0 {
+		port = b.cfg.Listen.Port()
+	}
+	at := b.cfg.Listen.Addr().Unmap()
+	want4 := !at.IsValid() || at.Is4() || at == netip.IPv6Unspecified()
+	want6 := !at.IsValid() || at.Is6()
+	if err := b.listen(port, want4, want6); err != nil {
+		return nil, 0, err
+	}
+	b.anyPort = port == 0
+	b.v4.start()
+	b.v6.start()
+	if b.cfg.Knocks != nil {
+		b.knocks = newKnockServer(b, *b.cfg.Knocks)
+		b.gate.knocks.Store(b.knocks)
+	}
+	b.open = true
+	var fns []conn.ReceiveFunc
+	if b.v4.used {
+		fns = append(fns, b.receiveIPv4)
+	}
+	if b.v6.used {
+		fns = append(fns, b.receiveIPv6)
+	}
+	return fns, b.port, nil
+}
+
+// listen opens the wanted sockets on the configured address, all on the same
+// port.
+func (b *Bind) listen(port uint16, want4, want6 bool) error {
+	const tries = 100 // the second family may find the random port taken
+	for try := 1; ; try++ {
+		s4, s6, got, err := b.listenBoth(port, want4, want6)
+		if err != nil && want4 && want6 && port == 0 && errors.Is(err, syscall.EADDRINUSE) && try < tries {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b.port = got
+		b.v4.put(s4)
+		b.v6.put(s6)
+		return nil
+	}
+}
+
+func (b *Bind) listenBoth(port uint16, want4, want6 bool) (s4, s6 transport, got uint16, err error) {
+	at, both := b.cfg.Listen.Addr().Unmap(), want4 && want6
+	got = port
+	if want4 {
+		a := at
+		if !a.Is4() {
+			a = netip.IPv4Unspecified()
+		}
+		s4, err = b.listenOne("udp4", netip.AddrPortFrom(a, got))
+		if err != nil && !(both && noFamily(err)) {
+			return nil, nil, 0, err
+		}
+		if s4 != nil {
+			got = s4.info().Addr.Port()
+		}
+	}
+	if want6 {
+		a := at
+		if !a.Is6() {
+			a = netip.IPv6Unspecified()
+		}
+		s6, err = b.listenOne("udp6", netip.AddrPortFrom(a, got))
+		if err != nil && !(both && s4 != nil && noFamily(err)) {
+			if s4 != nil {
+				_ = s4.close()
+			}
+			return nil, nil, 0, err
+		}
+		if s6 != nil {
+			got = s6.info().Addr.Port()
+		}
+	}
+	return s4, s6, got, nil
+}
+
+// listenOne opens one socket. A nil transport comes with an error, always.
+func (b *Bind) listenOne(network string, at netip.AddrPort) (transport, error) {
+	var t transport
+	var err error
+	if b.cfg.ListenPacket != nil {
+		var pc PacketConn
+		if pc, err = b.cfg.ListenPacket(network, at); err == nil {
+			t = newPlain(b, pc)
+		}
+	} else {
+		t, err = b.listenKernel(network, at)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening UDP socket on %v: %w", at, err)
+	}
+	if b.mark != 0 {
+		if err := t.setMark(b.mark); err != nil {
+			_ = t.close()
+			return nil, fmt.Errorf("marking UDP socket on %v: %w", at, err)
+		}
+	}
+	return t, nil
+}
+
+// noFamily reports whether the machine lacks an address family altogether.
+func noFamily(err error) bool {
+	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)
+}
+
+// put hands the socket, if there is one, to the receiver.
+func (f *family) put(t transport) {
+	if t == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sock.Store(&t)
+	f.cond.Broadcast()
+}
+
+// start notes whether Open found a socket and so whether there is a receiver.
+func (f *family) start() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used = f.sock.Load() != nil
+	f.live = f.used
+}
+
+// next returns the socket that is not old, waiting for Rebind to bring it; nil
+// after Close.
+func (f *family) next(old *transport) *transport {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if !f.live {
+			return nil
+		}
+		if s := f.sock.Load(); s != nil && s != old {
+			return s
+		}
+		f.cond.Wait()
+	}
+}
+
+// drop closes the socket; live says whether another one will follow.
+func (f *family) drop(live bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.live, f.used = live, live
+	s := f.sock.Swap(nil)
+	f.cond.Broadcast()
+	if s == nil {
+		return nil
+	}
+	return (*s).close()
+}
+
+func (b *Bind) receiveIPv4(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	return b.receive(&b.v4, bufs, sizes, eps)
+}
+
+func (b *Bind) receiveIPv6(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	return b.receive(&b.v6, bufs, sizes, eps)
+}
+
+func (b *Bind) receive(f *family, bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	s := f.sock.Load()
+	for {
+		if s == nil {
+			if s = f.next(nil); s == nil {
+				return 0, net.ErrClosed
+			}
+		}
+		n, err := (*s).recv(bufs, sizes, eps)
+		if err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, net.ErrClosed) {
+			return 0, err
+		}
+		if s = f.next(s); s == nil {
+			return 0, net.ErrClosed
+		}
+	}
+}
+
+// Send implements conn.Bind. It takes any number of datagrams, because a
+// device whose TUN has larger batches than we have sends those.
+func (b *Bind) Send(bufs [][]byte, to conn.Endpoint) error {
+	ep, ok := to.(*Endpoint)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
+	f := &b.v4
+	if ep.is6() {
+		f = &b.v6
+	}
+	s := f.sock.Load()
+	if s == nil {
+		if f.waiting() {
+			return net.ErrClosed
+		}
+		return errFamily
+	}
+	var bytes uint64
+	for _, buf := range bufs {
+		b.gate.sent(buf, b)
+		bytes += uint64(len(buf))
+	}
+	if err := (*s).send(bufs, ep); err != nil {
+		b.count.sendErrors.Add(1)
+		return err
+	}
+	b.count.txDatagrams.Add(uint64(len(bufs)))
+	b.count.txBytes.Add(bytes)
+	return nil
+}
+
+func (f *family) waiting() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live || !f.used
+}
+
+// ParseEndpoint implements conn.Bind.
+func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, fmt.Errorf("reading endpoint: %w", err)
+	}
+	return newEndpoint(ap)
+}
+
+// SetMark implements conn.Bind. It needs privileges and exists on Linux only;
+// elsewhere it does nothing. The mark stays on sockets that Rebind opens.
+func (b *Bind) SetMark(mark uint32) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mark = mark
+	for _, f := range []*family{&b.v4, &b.v6} {
+		if s := f.sock.Load(); s != nil {
+			if err := (*s).setMark(mark); err != nil {
+				return fmt.Errorf("marking UDP socket: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Rebind replaces the sockets by new ones on the same port, for when the
+// machine has changed networks: nothing of the old routes, source addresses
+// and queued datagrams stays. Receivers carry on. The port stays the same
+// unless any would do and another program took it meanwhile. If Rebind fails,
+// nothing is sent or received until a later one succeeds.
+func (b *Bind) Rebind() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.open {
+		return net.ErrClosed
+	}
+	b.epoch.Add(1)           // source addresses learned before this mean nothing now
+	_ = b.v4.drop(b.v4.used) // the port must be free before it can be bound again
+	_ = b.v6.drop(b.v6.used)
+	err := b.listen(b.port, b.v4.used, b.v6.used)
+	if b.anyPort && errors.Is(err, syscall.EADDRINUSE) {
+		err = b.listen(0, b.v4.used, b.v6.used)
+	}
+	if err != nil {
+		return fmt.Errorf("rebinding: %w", err)
+	}
+	b.log.Info("rebound UDP sockets", "port", b.port)
+	return nil
+}
+
+// Close implements conn.Bind: receivers return net.ErrClosed. Open works
+// again afterwards. Closing a closed Bind does nothing.
+func (b *Bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open = false
+	err := errors.Join(b.v4.drop(false), b.v6.drop(false))
+	if b.knocks != nil {
+		b.gate.knocks.Store(nil)
+		b.knocks.close()
+		b.knocks = nil
+	}
+	return err
+}
