@@ -156,6 +156,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if port == 0 {
 		port = b.cfg.Listen.Port()
 	}
+	b.epoch.Add(1) // source addresses learned before this mean nothing now
 	at := b.cfg.Listen.Addr().Unmap()
 	want4 := !at.IsValid() || at.Is4() || at == netip.IPv6Unspecified()
 	want6 := !at.IsValid() || at.Is6()
