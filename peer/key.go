@@ -226,3 +226,12 @@ func PresharedKeyFrom(b []byte) (PresharedKey, error) {
 	s, err := secretFrom(b)
 	return PresharedKey{s}, err
 }
+
+// ParsePresharedKey reads the base64 form of a configuration file.
+func ParsePresharedKey(text string) (PresharedKey, error) {
+	b, err := decodeKey(text)
+	if err != nil {
+		return PresharedKey{}, err
+	}
+	return PresharedKeyFrom(b)
+}

@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// serverName is what the certificate says. Nobody checks it: the pin does.
-const serverName = "enrol.warren.internal"
+// ServerName is the host that the certificate and the requests name. Nobody
+// checks the certificate for it: the pin does.
+const ServerName = "enrol.warren.internal"
 
 // Identity is the enrolment service's TLS key. The hub makes one, keeps it
 // sealed, and writes its Pin into every code.
@@ -54,8 +55,8 @@ func identity(key *ecdsa.PrivateKey) (*Identity, error) {
 	// and what it trusts is the pinned key.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: serverName},
-		DNSNames:     []string{serverName},
+		Subject:      pkix.Name{CommonName: ServerName},
+		DNSNames:     []string{ServerName},
 		NotBefore:    time.Unix(0, 0),
 		NotAfter:     time.Unix(maxExpires, 0),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
@@ -108,7 +109,7 @@ func ClientTLS(pin [32]byte) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"http/1.1"},
-		ServerName: serverName,
+		ServerName: ServerName,
 		// The usual check is replaced, not left out: VerifyConnection runs
 		// on every connection and compares the key itself. TLS 1.3 has by
 		// then proven that the server holds its private half.

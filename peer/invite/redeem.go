@@ -116,7 +116,7 @@ func newRequest(ctx context.Context, conn *tls.Conn, code *Code, key peer.Privat
 	if err != nil {
 		return nil, fmt.Errorf("writing enrolment request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+serverName+Path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+ServerName+Path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("writing enrolment request: %w", err)
 	}
