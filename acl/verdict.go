@@ -124,6 +124,7 @@ const (
 	ReasonAddress
 	ReasonPort
 	ReasonFlags
+	ReasonSYNData
 	ReasonSpoofed
 
 	ReasonNoFlow
@@ -187,6 +188,8 @@ func (r Reason) String() string {
 		return "port 0"
 	case ReasonFlags:
 		return "an impossible set of TCP flags"
+	case ReasonSYNData:
+		return "a SYN that carries data"
 	case ReasonSpoofed:
 		return "a source that is not the sender's"
 	case ReasonNoFlow:
