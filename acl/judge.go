@@ -11,8 +11,8 @@ package acl
 func (g *Gate) In(p *Packet, now int64) Verdict {
 	for {
 		s := g.state.Load()
-		j := judgement{g: g, s: s, p: p, now: now}
-		if v, ok := j.in(); ok {
+		j := judgement{g: g, s: s, now: now}
+		if v, ok := j.in(p); ok {
 			return v
 		}
 	}
@@ -25,8 +25,8 @@ func (g *Gate) In(p *Packet, now int64) Verdict {
 func (g *Gate) Out(p *Packet, now int64) Verdict {
 	for {
 		s := g.state.Load()
-		j := judgement{g: g, s: s, p: p, now: now}
-		if v, ok := j.out(); ok {
+		j := judgement{g: g, s: s, now: now}
+		if v, ok := j.out(p); ok {
 			return v
 		}
 	}
@@ -38,7 +38,7 @@ func (g *Gate) Out(p *Packet, now int64) Verdict {
 func (g *Gate) Standing(p *Packet) bool {
 	for {
 		s := g.state.Load()
-		j := judgement{g: g, s: s, p: p, now: g.Now(), standing: true}
+		j := judgement{g: g, s: s, now: g.Now(), standing: true}
 		f := s.filter
 		if f == nil || p.kind == kindNone {
 			return false
@@ -46,9 +46,9 @@ func (g *Gate) Standing(p *Packet) bool {
 		var v Verdict
 		var ok bool
 		if src, _ := f.nodes(p); f.local(src) {
-			v, ok = j.out()
+			v, ok = j.out(p)
 		} else {
-			v, ok = j.in()
+			v, ok = j.in(p)
 		}
 		if ok {
 			return v.Allow
@@ -62,7 +62,6 @@ func (g *Gate) Standing(p *Packet) bool {
 type judgement struct {
 	g        *Gate
 	s        *state
-	p        *Packet
 	now      int64
 	src, dst uint16  // nodes
 	who      *member // the peer that the packet is from, or to if this node sends
@@ -71,74 +70,72 @@ type judgement struct {
 	cut      bool    // a flow was there, and the policy has ended it
 }
 
-func (j *judgement) in() (Verdict, bool) {
-	f, p := j.s.filter, j.p
+func (j *judgement) in(p *Packet) (Verdict, bool) {
+	f := j.s.filter
 	if f == nil {
-		return j.refuse(Verdict{Reason: ReasonNoPolicy})
+		return j.refuse(p, Verdict{Reason: ReasonNoPolicy})
 	}
 	j.src, j.dst = f.nodes(p)
 	j.who = j.known(j.src)
 	switch {
 	case p.kind == kindNone:
-		return j.refuse(Verdict{Reason: p.Reason()})
+		return j.refuse(p, Verdict{Reason: p.Reason()})
 	case j.who == nil:
-		return j.refuse(j.ask(j.src, j.dst, p.dstPort))
+		return j.refuse(p, j.ask(p, j.src, j.dst, p.dstPort))
 	case j.src == j.dst:
-		return j.refuse(Verdict{Reason: ReasonSpoofed}) // the LAND attack
+		return j.refuse(p, Verdict{Reason: ReasonSpoofed}) // the LAND attack
 	case f.local(j.src):
 		// The hub routes for everybody, so a spoke cannot rely on WireGuard to
 		// tell that somebody behind it speaks as the spoke itself.
-		return j.refuse(Verdict{Reason: ReasonSpoofed})
+		return j.refuse(p, Verdict{Reason: ReasonSpoofed})
 	case f.local(j.dst):
-		return j.inLocal()
+		return j.inLocal(p)
 	}
-	return j.transit()
+	return j.transit(p)
 }
 
 // inLocal judges what a peer sends to this node's own stack.
-func (j *judgement) inLocal() (Verdict, bool) {
-	p := j.p
+func (j *judgement) inLocal(p *Packet) (Verdict, bool) {
 	if p.kind == kindError {
-		return j.quoted(j.who, j.src, j.dst)
+		return j.quoted(p, j.who, j.src, j.dst)
 	}
 	// What this node has dialled comes first, so that the flow's clock and
 	// phase follow the conversation even if a rule would let the packet in.
 	if p.answers() && j.who.flows.dialled.Load() > 0 {
 		k := newFlowKey(p.v6, p.proto, j.dst, p.srcPort, p.dstPort) | keyDialled
-		switch o, rule := j.flow(j.who, j.src, k, false); o {
+		switch o, rule := j.flow(p, j.who, j.src, k, false); o {
 		case stale:
 			return Verdict{}, false
 		case live:
 			return Verdict{Allow: true, Local: true, Rule: rule}, true
 		}
 	}
-	v := j.ask(j.src, j.dst, p.dstPort)
+	v := j.ask(p, j.src, j.dst, p.dstPort)
 	// An echo reply or a SYN-ACK that nobody asked for is no request, so no
 	// rule about requests can let it in.
 	if v.Allow && (p.kind == kindPong || p.flags&(FlagSYN|FlagACK) == FlagSYN|FlagACK) {
 		v = Verdict{Local: true, Reason: ReasonNoFlow}
 	}
 	if !v.Allow {
-		return j.refuse(v)
+		return j.refuse(p, v)
 	}
 	switch p.kind {
 	case kindOpen:
-		j.record(true, ReasonNone, true)
+		j.record(p, true, ReasonNone, true)
 	case kindUDP, kindPing:
-		j.record(true, ReasonNone, false)
+		j.record(p, true, ReasonNone, false)
 	}
 	return v, true
 }
 
 // transit judges what one peer sends to another.
-func (j *judgement) transit() (Verdict, bool) {
-	p := j.p
+func (j *judgement) transit(p *Packet) (Verdict, bool) {
 	if p.kind == kindError {
-		return j.quoted(j.who, j.src, j.dst)
+		return j.quoted(p, j.who, j.src, j.dst)
 	}
 	if p.kind != kindPong {
 		k := newFlowKey(p.v6, p.proto, j.dst, p.srcPort, p.dstPort)
-		switch o, rule := j.flow(j.who, j.src, k, true); o {
+		switch o, rule := j.flow(p, j.who, j.src, k, true); o {
 		case stale:
 			return Verdict{}, false
 		case live:
@@ -151,42 +148,42 @@ func (j *judgement) transit() (Verdict, bool) {
 			ownerPort, otherPort = p.srcPort, 0 // the identifier, as in the request
 		}
 		k := newFlowKey(p.v6, p.proto, j.src, ownerPort, otherPort)
-		switch o, rule := j.flow(to, j.dst, k, false); o {
+		switch o, rule := j.flow(p, to, j.dst, k, false); o {
 		case stale:
 			return Verdict{}, false
 		case live:
 			return Verdict{Allow: true, Rule: rule}, true
 		}
 	}
-	return j.open(newFlowKey(p.v6, p.proto, j.dst, p.srcPort, p.dstPort))
+	return j.open(p, newFlowKey(p.v6, p.proto, j.dst, p.srcPort, p.dstPort))
 }
 
-func (j *judgement) out() (Verdict, bool) {
-	f, p := j.s.filter, j.p
+func (j *judgement) out(p *Packet) (Verdict, bool) {
+	f := j.s.filter
 	j.sending = true
 	if f == nil {
-		return j.refuse(Verdict{Reason: ReasonNoPolicy})
+		return j.refuse(p, Verdict{Reason: ReasonNoPolicy})
 	}
 	j.src, j.dst = f.nodes(p)
 	j.who = j.known(j.dst)
 	switch {
 	case p.kind == kindNone:
-		return j.refuse(Verdict{Reason: p.Reason()})
+		return j.refuse(p, Verdict{Reason: p.Reason()})
 	case !f.local(j.src):
-		return j.refuse(Verdict{Reason: ReasonSpoofed})
+		return j.refuse(p, Verdict{Reason: ReasonSpoofed})
 	case j.who == nil:
-		return j.refuse(Verdict{Reason: ReasonUnknownDestination})
+		return j.refuse(p, j.ask(p, j.src, j.dst, p.dstPort))
 	case f.local(j.dst):
-		return j.refuse(Verdict{Reason: ReasonWrongDestination})
+		return j.refuse(p, Verdict{Reason: ReasonWrongDestination})
 	case p.kind == kindError:
-		return j.quoted(j.who, j.dst, j.src)
+		return j.quoted(p, j.who, j.dst, j.src)
 	}
 	k := newFlowKey(p.v6, p.proto, j.src, p.dstPort, p.srcPort) | keyDialled
 	if p.kind == kindPing {
 		k = newFlowKey(p.v6, p.proto, j.src, p.srcPort, 0) | keyDialled
 	}
 	if p.kind != kindPong && j.who.flows.dialled.Load() > 0 {
-		switch o, rule := j.flow(j.who, j.dst, k, true); o {
+		switch o, rule := j.flow(p, j.who, j.dst, k, true); o {
 		case stale:
 			return Verdict{}, false
 		case live:
@@ -200,39 +197,38 @@ func (j *judgement) out() (Verdict, bool) {
 		if p.kind == kindPong {
 			port = 0
 		}
-		if v := j.ask(j.dst, j.src, port); v.Allow {
+		if v := j.ask(p, j.dst, j.src, port); v.Allow {
 			return Verdict{Allow: true, Rule: v.Rule}, true
 		}
 	}
-	return j.open(k)
+	return j.open(p, k)
 }
 
 // open admits a packet that begins a flow, if it is fit to and a rule allows
 // it: a clean SYN, a datagram, an echo request. k is the flow.
-func (j *judgement) open(k flowKey) (Verdict, bool) {
-	p := j.p
-	v := j.ask(j.src, j.dst, p.dstPort)
+func (j *judgement) open(p *Packet, k flowKey) (Verdict, bool) {
+	v := j.ask(p, j.src, j.dst, p.dstPort)
 	v.Local = false
 	switch {
 	case !v.Allow:
-		return j.refuse(v)
+		return j.refuse(p, v)
 	case p.kind != kindOpen && p.kind != kindUDP && p.kind != kindPing, j.standing:
-		return j.refuse(Verdict{Reason: ReasonNoFlow})
+		return j.refuse(p, Verdict{Reason: ReasonNoFlow})
 	}
 	if j.who.flows.add(j.g, j.s, k, v.Rule, j.now) == stale {
 		return Verdict{}, false
 	}
-	j.record(true, ReasonNone, true)
+	j.record(p, true, ReasonNone, true)
 	return v, true
 }
 
 // quoted judges an ICMP error between a peer, node them, and us: this node's
 // own stack, or another peer in transit. The quoted packet went the other way,
 // and must be of a flow that is alive or of an exchange the filter allows.
-func (j *judgement) quoted(who *member, them, us uint16) (Verdict, bool) {
-	f, q, v6 := j.s.filter, j.p.quote, j.p.v6
+func (j *judgement) quoted(p *Packet, who *member, them, us uint16) (Verdict, bool) {
+	f, q, v6 := j.s.filter, p.quote, p.v6
 	if !f.local(us) {
-		return j.quotedTransit()
+		return j.quotedTransit(p)
 	}
 	// As seen by the peer and by us, whichever of the two sent it.
 	theirPort, ourPort := q.dstPort, q.srcPort
@@ -260,12 +256,12 @@ func (j *judgement) quoted(who *member, them, us uint16) (Verdict, bool) {
 			return Verdict{Allow: true, Local: !j.sending}, true
 		}
 	}
-	return j.refuse(Verdict{Local: !j.sending, Reason: ReasonICMPQuote})
+	return j.refuse(p, Verdict{Local: !j.sending, Reason: ReasonICMPQuote})
 }
 
 // quotedTransit is quoted for an error from one peer to another.
-func (j *judgement) quotedTransit() (Verdict, bool) {
-	q, v6 := j.p.quote, j.p.v6
+func (j *judgement) quotedTransit(p *Packet) (Verdict, bool) {
+	q, v6 := p.quote, p.v6
 	// The quoted packet went dst to src. Either dst had opened the flow, or
 	// src had and dst was answering.
 	opened := newFlowKey(v6, q.proto, j.src, q.srcPort, q.dstPort)
@@ -286,15 +282,15 @@ func (j *judgement) quotedTransit() (Verdict, bool) {
 	case live:
 		return Verdict{Allow: true}, true
 	}
-	return j.refuse(Verdict{Reason: ReasonICMPQuote})
+	return j.refuse(p, Verdict{Reason: ReasonICMPQuote})
 }
 
 // flow asks who's table about the packet.
-func (j *judgement) flow(who *member, owner uint16, k flowKey, forward bool) (outcome, int32) {
+func (j *judgement) flow(p *Packet, who *member, owner uint16, k flowKey, forward bool) (outcome, int32) {
 	if j.standing {
 		return who.flows.holds(j.g, j.s, owner, k, j.now), 0
 	}
-	o, rule := who.flows.pass(j.g, j.s, owner, k, j.p, forward, j.now)
+	o, rule := who.flows.pass(j.g, j.s, owner, k, p, forward, j.now)
 	if o == revoked {
 		j.cut = true
 	}
@@ -310,8 +306,8 @@ func (j *judgement) known(n uint16) *member {
 	return j.g.member(n)
 }
 
-func (j *judgement) ask(src, dst uint16, port uint16) Verdict {
-	return j.s.filter.lookup(src, dst, j.p.proto, port)
+func (j *judgement) ask(p *Packet, src, dst uint16, port uint16) Verdict {
+	return j.s.filter.lookup(src, dst, p.proto, port)
 }
 
 // answers reports whether p may be the answer to something.
@@ -321,7 +317,7 @@ func (p *Packet) answers() bool {
 
 // refuse counts a refusal and notes it in the ledger. Whatever it was given,
 // what it returns does not allow.
-func (j *judgement) refuse(v Verdict) (Verdict, bool) {
+func (j *judgement) refuse(p *Packet, v Verdict) (Verdict, bool) {
 	v.Allow = false
 	if v.Reason == ReasonNone {
 		v.Reason = ReasonNoRule
@@ -335,15 +331,15 @@ func (j *judgement) refuse(v Verdict) (Verdict, bool) {
 		j.g.refused[v.Reason].Add(1)
 	default:
 		j.who.refused[v.Reason].Add(1)
-		if j.p.kind != kindNone {
-			j.record(false, v.Reason, true)
+		if p.kind != kindNone {
+			j.record(p, false, v.Reason, true)
 		}
 	}
 	return v, true
 }
 
 // record writes a line, or counts one more of it, in the ledger of the peer.
-func (j *judgement) record(allowed bool, reason Reason, each bool) {
+func (j *judgement) record(p *Packet, allowed bool, reason Reason, each bool) {
 	other := j.dst
 	if j.sending {
 		other = j.src
@@ -351,5 +347,5 @@ func (j *judgement) record(allowed bool, reason Reason, each bool) {
 	if other == 0 {
 		return // off the overlay: it is counted, but has no name to note
 	}
-	j.who.ledger.note(j.g, newRecordKey(j.p, other, j.sending, allowed), j.p.srcPort, reason, each, j.now)
+	j.who.ledger.note(j.g, newRecordKey(p, other, j.sending, allowed), p.srcPort, reason, each, j.now)
 }

@@ -196,7 +196,7 @@ func (p *Packet) parseTCP(b []byte, at int) Reason {
 			return ReasonFlags
 		}
 		if p.payload != len(b) {
-			return ReasonFlags
+			return ReasonSYNData
 		}
 	case FlagRST, FlagRST | FlagACK, FlagACK, FlagACK | FlagURG, FlagFIN | FlagACK, FlagFIN | FlagACK | FlagURG:
 	default:
