@@ -66,23 +66,24 @@ func (l *limiter) allow(key uint64, now int64) bool {
 	free := -1
 	for i := range set.key {
 		if set.key[i] == key && set.full[i] > now {
-			return spend(&set.full[i], now)
+			return spend(&set.full[i], now, limitBurst, limitEvery)
 		}
 		if set.full[i] <= now {
 			free = i
 		}
 	}
 	if free < 0 {
-		return spend(&set.others, now)
+		return spend(&set.others, now, limitBurst, limitEvery)
 	}
 	set.key[free], set.full[free] = key, 0
-	return spend(&set.full[free], now)
+	return spend(&set.full[free], now, limitBurst, limitEvery)
 }
 
-// spend takes a token from the bucket that is full at *full.
-func spend(full *int64, now int64) bool {
-	at := max(*full, now) + int64(limitEvery)
-	if at-now > limitBurst*int64(limitEvery) {
+// spend takes a token from the bucket that is full at *full, holds burst and
+// gets one more each every.
+func spend(full *int64, now int64, burst int64, every time.Duration) bool {
+	at := max(*full, now) + int64(every)
+	if at-now > burst*int64(every) {
 		return false
 	}
 	*full = at

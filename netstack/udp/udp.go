@@ -1,34 +1,3 @@
-// Package udp is the one place where Warren meets the outside network: the
-// UDP socket that WireGuard's datagrams come and go through.
-//
-// A Bind is a [conn.Bind] of our own. The stock one cannot be made small,
-// copies and allocates for every datagram, and hands whatever arrives to the
-// device. This one reads coalesced super-datagrams where the kernel makes them
-// (UDP GRO) and sends them without copying (UDP GSO), keeps one endpoint value
-// per remote address, replies from the address that was spoken to, and looks
-// at each datagram before WireGuard does:
-//
-//   - the type and size must be one that WireGuard or the knock defines;
-//   - a handshake initiation must carry a mac1 under our public key and then
-//     fit the budget of its source (IPv4 /32, IPv6 /64);
-//   - a response or a cookie must answer something that was asked;
-//   - a data message is only looked at for its type.
-//
-// Everything else is dropped and counted. A Bind by itself never answers
-// anything, with one exception that is off unless Config.Knocks is set: see
-// the Knock section below.
-//
-// # Limits
-//
-// On Linux datagrams move in batches; elsewhere one at a time and without
-// sticky source addresses. The checks stop strangers, not peers: somebody with
-// the hub's public key and many addresses still reaches the device's own
-// cookie mechanism, which is what that is for.
-//
-// # Knock
-//
-// See knock.go for the wire format and the security argument of the knock, by
-// which a machine with a wrong clock asks the hub to call back.
 package udp
 
 import (
@@ -93,7 +62,7 @@ type Bind struct {
 	epoch atomic.Uint32
 
 	mu      sync.Mutex // Open, Close, Rebind, SetMark; held while sockets change
-	open    bool
+	open    atomic.Bool
 	port    uint16
 	anyPort bool // Open was free to choose
 	mark    uint32
@@ -150,7 +119,7 @@ func (b *Bind) BatchSize() int { return b.batch }
 func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.open {
+	if b.open.Load() {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
 	if port == 0 {
@@ -170,7 +139,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		b.knocks = newKnockServer(b, *b.cfg.Knocks)
 		b.gate.knocks.Store(b.knocks)
 	}
-	b.open = true
+	b.open.Store(true)
 	var fns []conn.ReceiveFunc
 	if b.v4.used {
 		fns = append(fns, b.receiveIPv4)
@@ -354,7 +323,7 @@ func (b *Bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	}
 	s := f.sock.Load()
 	if s == nil {
-		if f.waiting() {
+		if !b.open.Load() {
 			return net.ErrClosed
 		}
 		return errFamily
@@ -371,12 +340,6 @@ func (b *Bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	b.count.txDatagrams.Add(uint64(len(bufs)))
 	b.count.txBytes.Add(bytes)
 	return nil
-}
-
-func (f *family) waiting() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.live || !f.used
 }
 
 // ParseEndpoint implements conn.Bind.
@@ -412,7 +375,7 @@ func (b *Bind) SetMark(mark uint32) error {
 func (b *Bind) Rebind() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.open {
+	if !b.open.Load() {
 		return net.ErrClosed
 	}
 	b.epoch.Add(1)           // source addresses learned before this mean nothing now
@@ -434,7 +397,7 @@ func (b *Bind) Rebind() error {
 func (b *Bind) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.open = false
+	b.open.Store(false)
 	err := errors.Join(b.v4.drop(false), b.v6.drop(false))
 	if b.knocks != nil {
 		b.gate.knocks.Store(nil)
