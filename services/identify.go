@@ -42,8 +42,14 @@ func AddrOf(a net.Addr) netip.Addr {
 		addr = a.AddrPort().Addr()
 	case *net.UDPAddr:
 		addr = a.AddrPort().Addr()
-	default:
+	case nil:
 		return netip.Addr{}
+	default:
+		ap, err := netip.ParseAddrPort(a.String())
+		if err != nil {
+			return netip.Addr{}
+		}
+		addr = ap.Addr()
 	}
 	// net.IP does not tell the 4-byte from the 16-byte form of an IPv4
 	// address; a socket's family does, and an IPv6 packet from a v4-mapped
