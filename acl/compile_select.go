@@ -203,7 +203,7 @@ func (c *compiler) check(s selector) *Error {
 			return s.at.errorf("%v is unknown; declare it, as in \"households\": {\"%s\": []}", s, s.name)
 		}
 	case selService:
-		return c.checkOne(s, "service", len(r.byService[s.name]), s.name == "", "publish it first, or see \"hub services\" for the names there are")
+		return c.checkOne(s, "service", len(r.byService[s.name]), s.name == "" || builtinName(s.name), "publish it first, or see \"hub services\" for the names there are")
 	case selPeer:
 		return c.checkOne(s, "machine", len(r.byName[s.name]), false, "see \"hub peers\" for the names there are")
 	case selWord:
@@ -223,10 +223,10 @@ func (c *compiler) check(s selector) *Error {
 
 func (c *compiler) checkOne(s selector, what string, n int, fine bool, hint string) *Error {
 	switch {
-	case fine || n == 1:
-		return nil
 	case n > 1:
 		return s.at.errorf("%v is the name of %d of them; rename one", s, n)
+	case fine || n == 1:
+		return nil
 	}
 	return s.at.errorf("%v is no %s of this mesh; %s", s, what, hint)
 }
@@ -236,6 +236,15 @@ func (c *compiler) checkPrefix(s, prefix selector) *Error {
 		return s.at.errorf("%v is outside the overlay (%v and %v), so it can never match; use an address inside", prefix, c.f.v4, c.f.v6)
 	}
 	return nil
+}
+
+// builtinName reports whether every hub has a service of that name.
+func builtinName(s string) bool {
+	switch s {
+	case "hub", "dns", serviceEnrol, serviceSync, serviceConsole:
+		return true
+	}
+	return false
 }
 
 // misfit reports something in the world that does not fit its address plan.

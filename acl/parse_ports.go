@@ -38,7 +38,7 @@ func parseTarget(s string, protos []Proto) (target, error) {
 	if err != nil {
 		return target{}, err
 	}
-	return target{sel: sel, ports: list}, nil
+	return target{sel: sel, ports: list, either: protos == nil}, nil
 }
 
 // cutPorts splits "svc:stt:443" into "svc:stt" and "443". It reports false if

@@ -48,6 +48,9 @@ type rule struct {
 type target struct {
 	sel   selector
 	ports []Port
+	// either: no protocol was named, so that a test's accept is content with
+	// TCP or UDP.
+	either bool
 }
 
 // test is an example that must hold.

@@ -1,0 +1,386 @@
+package acl
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// maxChanges bounds what Diff lists in each direction.
+const maxChanges = 200
+
+// Delta is what changes between two filters.
+type Delta struct {
+	Opened []Change `json:"opened"`
+	Closed []Change `json:"closed"`
+	// MoreOpened and MoreClosed count what is left out of the lists.
+	MoreOpened int `json:"more_opened,omitempty"`
+	MoreClosed int `json:"more_closed,omitempty"`
+	// Flows are the recorded ones that would fare differently.
+	Flows []FlowChange `json:"flows"`
+}
+
+// Change is a rectangle: every source to every destination on every port.
+// Destinations and sources are selectors where selectors say it, names where
+// not.
+type Change struct {
+	Src   []string `json:"src"`
+	Dst   []string `json:"dst"`
+	Ports []Port   `json:"ports"`
+}
+
+// String returns the change as a person would say it.
+func (c Change) String() string {
+	var ports []string
+	for _, p := range c.Ports {
+		ports = append(ports, p.String())
+	}
+	return fmt.Sprintf("%s to %s on %s", shortList(c.Src), shortList(c.Dst), shortList(ports))
+}
+
+// FlowChange is a recorded flow and what the new filter says to it.
+type FlowChange struct {
+	Flow
+	SrcName string `json:"src_name"`
+	DstName string `json:"dst_name"`
+	// Allows is the new verdict; it differs from the old filter's.
+	Allows bool `json:"allows"`
+}
+
+// Empty reports whether nothing changes.
+func (d Delta) Empty() bool { return len(d.Opened)+len(d.Closed)+len(d.Flows) == 0 }
+
+// String lists the changes, one a line.
+func (d Delta) String() string {
+	var b strings.Builder
+	list := func(title string, changes []Change, more int) {
+		for _, c := range changes {
+			fmt.Fprintf(&b, "%s  %v\n", title, c)
+		}
+		if more > 0 {
+			fmt.Fprintf(&b, "%s  and %d more\n", title, more)
+		}
+	}
+	list("opens ", d.Opened, d.MoreOpened)
+	list("closes", d.Closed, d.MoreClosed)
+	for _, f := range d.Flows {
+		verb := "would be refused"
+		if f.Allows {
+			verb = "would be allowed"
+		}
+		fmt.Fprintf(&b, "seen    %s to %s %s, %d times, last %s: %s\n", f.SrcName, f.DstName,
+			Port{f.Proto, f.Port, f.Port}, f.Count, f.Last.UTC().Format("2006-01-02 15:04"), verb)
+	}
+	if b.Len() == 0 {
+		return "nothing opens and nothing closes\n"
+	}
+	return b.String()
+}
+
+// Diff says what opens and what closes when next takes the place of old, and
+// which of the recorded flows that would touch. Either filter may be nil,
+// which allows nothing. Machines that may come count as well, so a rule about
+// a user without any machine is a change.
+func Diff(old, next *Filter, recorded []Flow) Delta {
+	d := &differ{side: [2]*Filter{old, next}, seen: make(map[changeKey]map[uint32]map[uint32]bool), memo: make(map[cellPair][2]string)}
+	d.join()
+	d.unrelated()
+	d.related()
+	namer := newNamer(d)
+	var out Delta
+	out.Closed, out.MoreClosed = d.changes(0, namer)
+	out.Opened, out.MoreOpened = d.changes(1, namer)
+	out.Flows = flowChanges(old, next, recorded)
+	return out
+}
+
+func flowChanges(old, next *Filter, recorded []Flow) []FlowChange {
+	var list []FlowChange
+	for _, fl := range recorded {
+		was := old.lookup(old.node(fl.Src), old.node(fl.Dst), fl.Proto, fl.Port).Allow
+		will := next.lookup(next.node(fl.Src), next.node(fl.Dst), fl.Proto, fl.Port).Allow
+		if was == will {
+			continue
+		}
+		c := FlowChange{Flow: fl, Allows: will, SrcName: fl.Src.String(), DstName: fl.Dst.String()}
+		for _, f := range []*Filter{old, next} {
+			if f == nil {
+				continue
+			}
+			if m := f.machineAt(f.node(fl.Src)); m != nil {
+				c.SrcName = m.String()
+			}
+			if m := f.machineAt(f.node(fl.Dst)); m != nil {
+				c.DstName = m.String()
+			}
+		}
+		list = append(list, c)
+	}
+	slices.SortStableFunc(list, func(a, b FlowChange) int { return int(min(b.Count, 1<<30)) - int(min(a.Count, 1<<30)) })
+	return list
+}
+
+// joint is a machine as the old and the new filter see it; nil where it is not
+// there or not active.
+type joint [2]*machine
+
+func (j joint) any() *machine {
+	if j[1] != nil {
+		return j[1]
+	}
+	return j[0]
+}
+
+// classPair is a machine's class in both filters; -1 where it has none.
+type classPair [2]int32
+
+// changeKey says what changed: 0 closes, 1 opens; which relation the pair
+// must have; and the ranges.
+type changeKey struct {
+	direction int
+	kind      relation
+	ranges    string
+}
+
+// cellPair is what a change depends on.
+type cellPair struct {
+	cell     [2]uint32
+	relative [2][numRelations]uint32
+}
+
+type differ struct {
+	side     [2]*Filter
+	machines []joint
+	src, dst []uint32    // for each machine, its joint class
+	srcs     []classPair // for each joint class
+	dsts     []classPair
+	bySrc    [][]int32 // members
+	byDst    [][]int32
+	memo     map[cellPair][2]string
+	seen     map[changeKey]map[uint32]map[uint32]bool // destination class, source class
+}
+
+// join matches the machines of both worlds, and puts those together that both
+// filters treat alike.
+func (d *differ) join() {
+	index := make(map[string]int)
+	for i, f := range d.side {
+		if f == nil {
+			continue
+		}
+		for k := range f.machines {
+			m := &f.machines[k]
+			if m.flags&flagActive == 0 {
+				continue
+			}
+			key := m.String()
+			if m.id != "" {
+				key = "\x00" + string(m.id)
+			}
+			n, ok := index[key]
+			if !ok {
+				n = len(d.machines)
+				index[key] = n
+				d.machines = append(d.machines, joint{})
+			}
+			d.machines[n][i] = m
+		}
+	}
+	srcs, dsts := make(map[classPair]uint32), make(map[classPair]uint32)
+	put := func(known map[classPair]uint32, list *[]classPair, members *[][]int32, c classPair, i int) uint32 {
+		n, ok := known[c]
+		if !ok {
+			n = uint32(len(*list))
+			known[c] = n
+			*list, *members = append(*list, c), append(*members, nil)
+		}
+		(*members)[n] = append((*members)[n], int32(i))
+		return n
+	}
+	for i, j := range d.machines {
+		s, t := classPair{-1, -1}, classPair{-1, -1}
+		for k, m := range j {
+			if m == nil {
+				continue
+			}
+			s[k], t[k] = int32(m.src), int32(m.dst)
+			if m.service() {
+				t[k] |= 1 << 20 // relations do not reach services, so they are apart
+			}
+		}
+		d.src = append(d.src, put(srcs, &d.srcs, &d.bySrc, s, i))
+		d.dst = append(d.dst, put(dsts, &d.dsts, &d.byDst, t, i))
+	}
+}
+
+// kind is the relation between two machines, as far as a source of this class
+// has any use for it.
+func (d *differ) kind(s uint32, a, b joint) relation {
+	var k relation
+	for i, f := range d.side {
+		if f == nil || a[i] == nil || b[i] == nil || b[i].service() {
+			continue
+		}
+		if sameOwner(a[i], b[i]) && f.relative[toSelf][d.srcs[s][i]] != 0 {
+			k |= toSelf
+		}
+		if sameHousehold(a[i], b[i]) && f.relative[toHousehold][d.srcs[s][i]] != 0 {
+			k |= toHousehold
+		}
+	}
+	return k
+}
+
+// change returns what closes and what opens between two joint classes.
+func (d *differ) change(s, t uint32, kind relation) [2]string {
+	var key cellPair
+	for i, f := range d.side {
+		if f == nil || d.srcs[s][i] < 0 || d.dsts[t][i] < 0 {
+			continue
+		}
+		key.cell[i] = f.cellOf(uint16(d.srcs[s][i]), uint16(d.dsts[t][i]))
+		for rel := toSelf; rel < numRelations; rel++ {
+			if kind&rel != 0 {
+				key.relative[i][rel] = f.relative[rel][d.srcs[s][i]]
+			}
+		}
+	}
+	if c, ok := d.memo[key]; ok {
+		return c
+	}
+	var allow [2][]portRange
+	for i, f := range d.side {
+		if f == nil {
+			continue
+		}
+		list := slices.Clone(f.allowed(key.cell[i]))
+		for rel := toSelf; rel < numRelations; rel++ {
+			list = append(list, f.allowed(key.relative[i][rel])...)
+		}
+		allow[i] = subtract(mergeRanges(list), f.forbidden(key.cell[i]))
+	}
+	c := [2]string{packRanges(subtract(allow[0], allow[1])), packRanges(subtract(allow[1], allow[0]))}
+	d.memo[key] = c
+	return c
+}
+
+// packRanges makes a list of ranges comparable, whatever rules it came from.
+func packRanges(list []portRange) string {
+	var b []byte
+	for _, r := range portsFrom(list) {
+		b = append(b, byte(r.Proto), byte(r.First>>8), byte(r.First), byte(r.Last>>8), byte(r.Last))
+	}
+	return string(b)
+}
+
+func unpackRanges(s string) []Port {
+	var list []Port
+	for ; len(s) >= 5; s = s[5:] {
+		list = append(list, Port{Proto(s[0]), uint16(s[1])<<8 | uint16(s[2]), uint16(s[3])<<8 | uint16(s[4])})
+	}
+	return list
+}
+
+// portsFrom joins ranges that touch, whatever rules they came from.
+func portsFrom(list []portRange) []Port {
+	plain := slices.Clone(list)
+	for i := range plain {
+		plain[i].rule = 0
+	}
+	var out []Port
+	for _, r := range mergeRanges(plain) {
+		out = append(out, r.port())
+	}
+	return out
+}
+
+func (d *differ) note(s, t uint32, kind relation) {
+	for direction, ranges := range d.change(s, t, kind) {
+		if ranges == "" {
+			continue
+		}
+		key := changeKey{direction, kind, ranges}
+		if d.seen[key] == nil {
+			d.seen[key] = make(map[uint32]map[uint32]bool)
+		}
+		if d.seen[key][t] == nil {
+			d.seen[key][t] = make(map[uint32]bool)
+		}
+		d.seen[key][t][s] = true
+	}
+}
+
+// unrelated compares every cell of the two matrices.
+func (d *differ) unrelated() {
+	for s := range d.srcs {
+		for t := range d.dsts {
+			if c := d.change(uint32(s), uint32(t), toClass); (c[0] != "" || c[1] != "") && d.meet(uint32(s), uint32(t)) {
+				d.note(uint32(s), uint32(t), toClass)
+			}
+		}
+	}
+}
+
+// meet reports whether two classes have a pair of machines that households do
+// not keep apart and that has no relation.
+func (d *differ) meet(s, t uint32) bool {
+	for _, a := range d.bySrc[s] {
+		for _, b := range d.byDst[t] {
+			from, to := d.machines[a], d.machines[b]
+			if (a != b || from.any().ghost()) && d.kind(s, from, to) == toClass && compatible(from.any(), to.any()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// related compares pairs of one owner or one household, where a rule is about
+// that.
+func (d *differ) related() {
+	together := make(map[string][]int32)
+	for i, j := range d.machines {
+		m := j.any()
+		if m.service() {
+			continue
+		}
+		if m.owner != "" {
+			together["o"+m.owner] = append(together["o"+m.owner], int32(i))
+		}
+		if m.household != "" {
+			together["h"+m.household] = append(together["h"+m.household], int32(i))
+		}
+	}
+	type triple struct {
+		s, t uint32
+		kind relation
+	}
+	done := make(map[triple]bool)
+	for _, group := range slices.Sorted(maps.Keys(together)) {
+		for _, a := range together[group] {
+			if !d.relates(d.src[a]) {
+				continue
+			}
+			for _, b := range together[group] {
+				from, to := d.machines[a], d.machines[b]
+				k := triple{d.src[a], d.dst[b], d.kind(d.src[a], from, to)}
+				if k.kind != toClass && (a != b || from.any().ghost()) && compatible(from.any(), to.any()) && !done[k] {
+					done[k] = true
+					d.note(k.s, k.t, k.kind)
+				}
+			}
+		}
+	}
+}
+
+// relates reports whether a source class has any rule about its own owner or
+// household.
+func (d *differ) relates(s uint32) bool {
+	for i, f := range d.side {
+		if c := d.srcs[s][i]; f != nil && c >= 0 && f.relative[toSelf][c]+f.relative[toHousehold][c] != 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,163 @@
+package acl
+
+import "fmt"
+
+// What a test means. Its src and dst stand for every machine they select. If
+// they select none that exists, they stand for one that may come: a new
+// machine of that user, with that tag, in that household. "accept" holds if
+// each pair that households do not keep apart may use each port; "deny" holds
+// if no pair may use any. Without "proto", accept asks for TCP or UDP, and
+// deny for neither. Quarantine is not the policy's doing and is not looked at.
+
+// runTests holds the policy's examples against its matrix.
+func (c *compiler) runTests() error {
+	for i := range c.p.tests {
+		t := &c.p.tests[i]
+		err := c.runTest(t)
+		if err == nil {
+			continue
+		}
+		if c.strict {
+			return err
+		}
+		c.problem(Problem{Line: err.Line, Column: err.Column, Msg: err.Msg})
+	}
+	return nil
+}
+
+func (c *compiler) runTest(t *test) *Error {
+	from := c.standIns(t.src)
+	if len(from) == 0 {
+		return t.src.at.errorf("the test cannot run: %v is no machine; name one, or delete the test", t.src)
+	}
+	for _, list := range []struct {
+		targets []target
+		accept  bool
+	}{{t.accept, true}, {t.deny, false}} {
+		for _, target := range list.targets {
+			if err := c.runTarget(from, target, list.accept); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// standIns are the machines a test speaks of: real ones if there are any.
+func (c *compiler) standIns(s selector) []*machine {
+	var real, ghosts []*machine
+	for _, i := range c.r.find(s) {
+		if m := &c.f.machines[i]; m.ghost() {
+			ghosts = append(ghosts, m)
+		} else {
+			real = append(real, m)
+		}
+	}
+	if len(real) == 0 {
+		return ghosts
+	}
+	return real
+}
+
+func (c *compiler) runTarget(from []*machine, t target, accept bool) *Error {
+	to := c.standIns(t.sel)
+	if len(to) == 0 {
+		if !accept {
+			return nil // nothing is there, so nothing can be reached
+		}
+		return t.sel.at.errorf("the test fails: %v is no machine, so nothing can be accepted there", t.sel)
+	}
+	met := false
+	seen := make(map[[4]string]bool)
+	for _, src := range from {
+		for _, dst := range to {
+			// Machines of one class, owner and household fare alike.
+			key := [4]string{fmt.Sprint(src.src, ":", dst.dst), src.household + "/" + dst.household, src.owner + "/" + dst.owner, fmt.Sprint(dst.service())}
+			if src == dst && !src.ghost() || accept && !compatible(src, dst) {
+				continue
+			}
+			met = true
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			if err := c.runPair(src, dst, t, accept); err != nil {
+				return err
+			}
+		}
+	}
+	if accept && !met {
+		return t.sel.at.errorf("the test fails: %v and %v belong to different households, and no rule can change that", from[0], to[0])
+	}
+	return nil
+}
+
+func (c *compiler) runPair(src, dst *machine, t target, accept bool) *Error {
+	asked := rangesOf(t.ports, 0)
+	if dst.service() {
+		asked = intersect(asked, dst.offer)
+		if accept && len(asked) == 0 {
+			return t.sel.at.errorf("the test fails: %v does not offer that port", dst)
+		}
+	}
+	allowed := c.f.pair(src, dst)
+	if !accept {
+		for _, r := range intersect(allowed, asked) {
+			r.last = r.first
+			return t.sel.at.errorf("the test fails: %v reaches %v on %v, which it should not, by the %s: %s",
+				src, dst, r.port(), c.f.ruleName(r.rule), c.f.RuleText(r.rule))
+		}
+		return nil
+	}
+	missing := subtract(asked, allowed)
+	if t.either {
+		missing = eitherProto(asked, missing)
+	}
+	for _, r := range missing {
+		r.last = r.first
+		return t.sel.at.errorf("the test fails: %v does not reach %v on %v, which it should: %v", src, dst, r.port(), ReasonNoRule)
+	}
+	return nil
+}
+
+// eitherProto forgives what one of TCP and UDP lacks where the other was asked
+// for too and has it; ping is a bonus.
+func eitherProto(asked, missing []portRange) []portRange {
+	const step = 1 << 16 // from TCP to UDP
+	var out []portRange
+	granted := subtract(asked, missing)
+	for _, r := range missing {
+		shift := int64(step)
+		switch r.first >> 16 {
+		case 2:
+			shift = -step
+		case 3:
+			continue
+		}
+		other := portRange{uint32(int64(r.first) + shift), uint32(int64(r.last) + shift), 0}
+		for _, left := range subtract([]portRange{other}, granted) {
+			out = append(out, portRange{uint32(int64(left.first) - shift), uint32(int64(left.last) - shift), 0})
+		}
+	}
+	return out
+}
+
+// pair works out everything that src may send to dst, as the packet path
+// would decide it one port at a time.
+func (f *Filter) pair(src, dst *machine) []portRange {
+	if !compatible(src, dst) || (src.flags|dst.flags)&(flagInvite|flagEnrol) != 0 {
+		return nil
+	}
+	n := f.cellOf(src.src, dst.dst)
+	allow := f.allowed(n)
+	if !dst.service() {
+		if sameOwner(src, dst) {
+			allow = append(allow[:len(allow):len(allow)], f.allowed(f.relative[toSelf][src.src])...)
+		}
+		if sameHousehold(src, dst) {
+			allow = append(allow[:len(allow):len(allow)], f.allowed(f.relative[toHousehold][src.src])...)
+		}
+		allow = mergeRanges(append([]portRange(nil), allow...))
+	}
+	return subtract(allow, f.forbidden(n))
+}
