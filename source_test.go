@@ -211,7 +211,7 @@ func packageVars(files []source) map[string]packageVar {
 
 // constructors are calls whose result does not change afterwards.
 var constructors = regexp.MustCompile(`^(errors\.New|fmt\.Errorf|regexp\.MustCompile|netip\.(Must|PrefixFrom|AddrFrom|IPv6|IPv4).*|` +
-	`template\.Must|sync\.Once(Func|Value|Values)|bytes\.Repeat|big\.NewInt|strings\.(Fields|NewReplacer)|` +
+	`template\.Must|sync\.Once(Func|Value|Values)|bytes\.Repeat|big\.NewInt|strings\..*|` +
 	`base(32|64)\..*|math\..*|time\.Unix|slices\..*|\[\]byte|[a-z][A-Za-z0-9]*)$`)
 
 // plain reports whether a variable starts as a value that nobody means to
