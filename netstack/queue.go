@@ -1,0 +1,566 @@
+package netstack
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/warrenmesh/warren/acl"
+	"github.com/warrenmesh/warren/peer"
+)
+
+// The way out is one queue with one reader, the WireGuard device. It is fair
+// twice. First between peers: each has a lane, and lanes take turns, so what
+// one peer is sent never stands in line behind what another is sent. Then
+// between the flows of a lane, in the manner of fq_codel (RFC 8290): a flow
+// that has little to send, as voice, a name lookup or an acknowledgement has,
+// goes ahead of those that always have more. Packets of one flow are never
+// reordered.
+//
+// Fairness ends where the queue ends, so the reader hands over no more than
+// window packets of a lane at a time; the Bind says when they have left. Left
+// alone, WireGuard would take a hundred thousand packets per peer, and their
+// buffers, out of our hands.
+const (
+	flowsPerLane = 32
+	// laneQuantum is how many bytes a lane is served before the next has its
+	// turn: one UDP super-datagram.
+	laneQuantum = 48 << 10
+	// flowQuantum is the same between the flows of a lane.
+	flowQuantum = 16 << 10
+	// stallTime is how long a lane waits for news of its packets before it
+	// takes them for lost (no session yet, no endpoint, a peer just removed).
+	stallTime = 10 * time.Millisecond
+)
+
+// limits are the bounds of a queue, by class of device.
+type limits struct {
+	packets int // copied packets in a lane
+	bytes   int // bytes of our own stack's packets in a lane
+	window  int // packets of a lane inside WireGuard
+}
+
+func limitsFor(small bool) limits {
+	if small {
+		return limits{packets: 128, bytes: 1 << 20, window: 48}
+	}
+	return limits{packets: 1024, bytes: 16 << 20, window: 512}
+}
+
+// item is one packet on its way out: either a copy in buf, or a packet of our
+// own stack that may be cut into many.
+type item struct {
+	next *item
+	buf  []byte              // a copy; nil for pkt
+	pkt  *stack.PacketBuffer // one reference is ours
+	cut  cutter              // state of pkt's segmentation
+	// epoch is that of the filter which allowed the packet.
+	epoch uint64
+	// own marks an answer that we made ourselves: no policy speaks about it.
+	own  bool
+	dead bool // refused while it waited; the rest is dropped
+	size int  // bytes still to be picked
+}
+
+// flow is one hash bucket of a lane.
+type flow struct {
+	head, tail *item
+	next       *flow
+	deficit    int
+	packets    int
+	listed     bool
+}
+
+func (f *flow) push(it *item) {
+	if f.tail == nil {
+		f.head = it
+	} else {
+		f.tail.next = it
+	}
+	f.tail = it
+	f.packets++
+}
+
+func (f *flow) pop() *item {
+	it := f.head
+	f.head = it.next
+	if f.head == nil {
+		f.tail = nil
+	}
+	it.next = nil
+	f.packets--
+	return it
+}
+
+// ring is a list of flows, first in first out.
+type ring struct{ head, tail *flow }
+
+func (r *ring) push(f *flow) {
+	f.next = nil
+	if r.tail == nil {
+		r.head = f
+	} else {
+		r.tail.next = f
+	}
+	r.tail = f
+}
+
+func (r *ring) pop() *flow {
+	f := r.head
+	r.head = f.next
+	if r.head == nil {
+		r.tail = nil
+	}
+	f.next = nil
+	return f
+}
+
+// lane is what is known about one peer on the packet path.
+type lane struct {
+	id  uint32
+	key peer.PublicKey
+
+	spoofed   atomic.Uint64 // packets from it with a source that is not its own
+	refused   atomic.Uint64 // packets from it that the policy refused
+	discarded atomic.Uint64 // packets to it that found the lane full
+	answers   bucket        // rate limit of what we answer to its refused packets
+
+	// Below: guarded by queue.mu.
+	flows      [flowsPerLane]flow
+	fresh, old ring
+	packets    int // copied packets waiting
+	bytes      int // bytes of our own stack's packets waiting
+	items      int
+	ready      bool // in queue.turn
+	parked     time.Time
+	out, done  uint64 // packets handed to WireGuard, and known to have left it
+	gone       bool   // the peer was removed
+}
+
+// inside returns how many packets WireGuard holds, as far as is known.
+func (l *lane) inside() int {
+	if l.done >= l.out {
+		return 0
+	}
+	return int(l.out - l.done)
+}
+
+// queue is the way out of the node.
+type queue struct {
+	limits limits
+	wake   chan struct{} // capacity 1
+	closed chan struct{}
+	once   sync.Once
+
+	mu     sync.Mutex
+	turn   []*lane // lanes with something to send and room to send it, in order
+	parked []*lane // lanes that wait for packets to leave
+	lanes  map[uint32]*lane
+	nextID uint32
+	moved  chan struct{} // closed when packets left WireGuard and someone asked
+}
+
+func newQueue(l limits) *queue {
+	return &queue{
+		limits: l,
+		wake:   make(chan struct{}, 1),
+		closed: make(chan struct{}),
+		lanes:  make(map[uint32]*lane),
+	}
+}
+
+// add makes the lane of a peer.
+func (q *queue) add(key peer.PublicKey) *lane {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.nextID++
+	l := &lane{id: q.nextID, key: key}
+	q.lanes[l.id] = l
+	return l
+}
+
+// remove drops what waits for a peer and takes nothing for it any more.
+func (q *queue) remove(l *lane) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l.gone = true
+	delete(q.lanes, l.id)
+	q.clear(l)
+}
+
+// clear drops what waits in a lane, except an item that the reader is copying
+// right now: finish clears that.
+func (q *queue) clear(l *lane) {
+	for i := range l.flows {
+		f := &l.flows[i]
+		for f.head != nil && !f.head.cut.busy {
+			q.forget(l, f.pop())
+		}
+	}
+}
+
+// push adds one packet. It never blocks: a full lane refuses, and the packet
+// is released. A flow that is not itself what filled the lane has a reserve.
+func (q *queue) push(l *lane, hash uint32, it *item) bool {
+	q.mu.Lock()
+	f := &l.flows[hash%flowsPerLane]
+	if l.gone || q.full(l, f, it) {
+		q.mu.Unlock()
+		l.discarded.Add(1)
+		it.release()
+		return false
+	}
+	if it.pkt != nil {
+		l.bytes += it.size
+	} else {
+		l.packets++
+	}
+	l.items++
+	f.push(it)
+	if !f.listed {
+		f.listed, f.deficit = true, flowQuantum
+		l.fresh.push(f)
+	}
+	woken := q.ready(l)
+	q.mu.Unlock()
+	if woken {
+		q.signal()
+	}
+	return true
+}
+
+func (q *queue) full(l *lane, f *flow, it *item) bool {
+	if it.pkt != nil {
+		return l.bytes+it.size > q.limits.bytes && (f.packets > 0 || l.bytes > 2*q.limits.bytes)
+	}
+	limit := q.limits.packets
+	return l.packets >= limit && (f.packets > limit/flowsPerLane || l.packets >= limit+limit/4)
+}
+
+// ready puts a lane in line if it has something to send and room to send it.
+// It reports whether the reader has to be told.
+func (q *queue) ready(l *lane) bool {
+	if l.ready || l.items == 0 || l.gone {
+		return false
+	}
+	if !l.parked.IsZero() {
+		return false
+	}
+	if l.inside() >= q.limits.window {
+		l.parked = time.Now()
+		q.parked = append(q.parked, l)
+		return len(q.parked) == 1 // the reader has to start its clock
+	}
+	l.ready = true
+	q.turn = append(q.turn, l)
+	return true
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// left notes that n packets of a lane are no longer inside WireGuard.
+func (q *queue) left(id uint32, n int) {
+	q.mu.Lock()
+	woken := false
+	if l := q.lanes[id]; l != nil {
+		l.done += uint64(n)
+		if !l.parked.IsZero() && l.inside() < q.limits.window*3/4 {
+			woken = q.unpark(l)
+		}
+	}
+	if q.moved != nil {
+		close(q.moved)
+		q.moved = nil
+	}
+	q.mu.Unlock()
+	if woken {
+		q.signal()
+	}
+}
+
+func (q *queue) unpark(l *lane) bool {
+	l.parked = time.Time{}
+	for i, p := range q.parked {
+		if p == l {
+			q.parked = append(q.parked[:i], q.parked[i+1:]...)
+			break
+		}
+	}
+	return q.ready(l)
+}
+
+// revive takes back the credit of lanes that have heard nothing for stallTime.
+// It returns how long the reader may sleep, 0 for until it is woken.
+func (q *queue) revive(now time.Time) time.Duration {
+	for i := 0; i < len(q.parked); {
+		l := q.parked[i]
+		if wait := stallTime - now.Sub(l.parked); wait > 0 && !l.gone {
+			i++
+			continue
+		}
+		l.done = l.out
+		q.unpark(l)
+	}
+	if len(q.turn) > 0 || len(q.parked) == 0 {
+		return 0
+	}
+	return max(stallTime-now.Sub(q.parked[0].parked), time.Microsecond)
+}
+
+// pick is a run of packets of one item: the reader copies them out of the lock.
+type pick struct {
+	it    *item
+	lane  *lane
+	count int  // packets, at least 1
+	last  bool // nothing of the item is left after this
+	// failed is set by the reader: packets that it did not hand on after all.
+	failed int
+}
+
+// take chooses up to max packets and appends them to picks. The items of the
+// picks belong to the reader until it calls finish.
+func (q *queue) take(picks []pick, max int) ([]pick, time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var sleep time.Duration
+	if len(q.parked) > 0 {
+		sleep = q.revive(time.Now())
+	}
+	for max > 0 && len(q.turn) > 0 {
+		l := q.turn[0]
+		q.turn = q.turn[1:]
+		l.ready = false
+		var n int
+		picks, n = q.serve(l, picks, max)
+		max -= n
+		q.ready(l)
+	}
+	if len(q.turn) == 0 && cap(q.turn) > 4096 {
+		q.turn = nil
+	}
+	if len(picks) > 0 {
+		return picks, 0
+	}
+	if sleep == 0 && len(q.parked) > 0 {
+		sleep = stallTime
+	}
+	return picks, sleep
+}
+
+// serve takes from one lane until its turn is over.
+func (q *queue) serve(l *lane, picks []pick, max int) ([]pick, int) {
+	budget, n := laneQuantum, 0
+	room := q.limits.window - l.inside()
+	for budget > 0 && n < max && n < room {
+		f := l.nextFlow()
+		if f == nil {
+			break
+		}
+		it := f.head
+		if it.dead {
+			q.forget(l, f.pop())
+			continue
+		}
+		most := min(max-n, room-n)
+		count, bytes, last := it.reserve(most, min(f.deficit, budget))
+		f.deficit -= bytes
+		budget -= bytes
+		n += count
+		q.account(l, it, bytes)
+		if last {
+			f.pop()
+			l.items--
+			if it.pkt == nil {
+				l.packets--
+			}
+		}
+		picks = append(picks, pick{it: it, lane: l, count: count, last: last})
+	}
+	l.out += uint64(n)
+	return picks, n
+}
+
+func (q *queue) account(l *lane, it *item, bytes int) {
+	taken := min(bytes, it.size)
+	it.size -= taken
+	if it.pkt != nil {
+		l.bytes -= taken
+	}
+}
+
+// nextFlow returns the flow whose turn it is: it has something to send and
+// credit to send it. Fresh flows come first; one that empties goes through the
+// old list once, or a flow that sends one packet at a time would be fresh for
+// ever.
+func (l *lane) nextFlow() *flow {
+	for {
+		r, fresh := &l.fresh, true
+		if r.head == nil {
+			r, fresh = &l.old, false
+		}
+		f := r.head
+		switch {
+		case f == nil:
+			return nil
+		case f.deficit <= 0:
+			f.deficit += flowQuantum
+			l.old.push(r.pop())
+		case f.head != nil:
+			return f
+		case fresh:
+			l.old.push(r.pop())
+		default:
+			r.pop().listed = false
+		}
+	}
+}
+
+// finish returns picks after the reader has copied them.
+func (q *queue) finish(picks []pick) {
+	q.mu.Lock()
+	for i := range picks {
+		p := &picks[i]
+		p.it.cut.busy = false
+		if p.failed > 0 {
+			p.lane.done += uint64(p.failed)
+			p.it.dead = true
+		}
+		if p.last {
+			p.it.release()
+		}
+		if p.lane.gone {
+			q.clear(p.lane)
+		}
+		*p = pick{}
+	}
+	q.mu.Unlock()
+}
+
+// forget releases an item that will not be sent.
+func (q *queue) forget(l *lane, it *item) {
+	l.items--
+	if it.pkt != nil {
+		l.bytes -= it.size
+	} else {
+		l.packets--
+	}
+	it.release()
+}
+
+// drained waits until everything that was handed to WireGuard before the call
+// has left it, or patience is over. Packets without a session never leave.
+func (q *queue) drained(patience time.Duration) {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	q.mu.Lock()
+	want := make(map[*lane]uint64, len(q.lanes))
+	for _, l := range q.lanes {
+		if l.inside() > 0 {
+			want[l] = l.out
+		}
+	}
+	for {
+		for l, out := range want {
+			if l.done >= out || l.gone {
+				delete(want, l)
+			}
+		}
+		if len(want) == 0 {
+			q.mu.Unlock()
+			return
+		}
+		if q.moved == nil {
+			q.moved = make(chan struct{})
+		}
+		moved := q.moved
+		q.mu.Unlock()
+		select {
+		case <-moved:
+		case <-deadline.C:
+			return
+		case <-q.closed:
+			return
+		}
+		q.mu.Lock()
+	}
+}
+
+// wait sleeps until there may be something to take, at most d if d > 0. It
+// reports false once the queue is closed.
+func (q *queue) wait(timer *time.Timer, d time.Duration) bool {
+	var tick <-chan time.Time
+	if d > 0 {
+		timer.Reset(d)
+		defer timer.Stop()
+		tick = timer.C
+	}
+	select {
+	case <-q.wake:
+	case <-tick:
+	case <-q.closed:
+		return false
+	}
+	return true
+}
+
+// close ends every wait. It may be called twice.
+func (q *queue) close() { q.once.Do(func() { close(q.closed) }) }
+
+// purge releases everything that waits; for after the reader has stopped.
+func (q *queue) purge() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range q.lanes {
+		l.gone = true
+		q.clear(l)
+	}
+}
+
+// reserve takes up to most packets and about budget bytes from the item, at
+// least one packet.
+func (it *item) reserve(most, budget int) (count, bytes int, last bool) {
+	it.cut.busy = true
+	if it.pkt == nil {
+		return 1, len(it.buf), true
+	}
+	return it.cut.reserve(most, budget)
+}
+
+// standing reports whether the packet may still leave under the gate's filter
+// of now. p is scratch.
+func (it *item) standing(g *acl.Gate, p *acl.Packet, header []byte) bool {
+	if it.own {
+		return true
+	}
+	now := g.Epoch()
+	if it.epoch == now {
+		return true
+	}
+	if p.Parse(it.judged(header)) != 0 || !g.Standing(p) {
+		return false
+	}
+	it.epoch = now
+	return true
+}
+
+// judged returns the bytes that the policy judges.
+func (it *item) judged(header []byte) []byte {
+	if it.pkt == nil {
+		return it.buf
+	}
+	return outgoingHeader(it.pkt, header)
+}
+
+func (it *item) release() {
+	if it.pkt != nil {
+		it.pkt.DecRef()
+	}
+	putItem(it)
+}
