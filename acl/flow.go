@@ -199,7 +199,7 @@ func (ph phase) talk(p *Packet, mine, theirs, reset phase) (phase, bool) {
 		return phaseClosed, true
 	case p.flags&FlagFIN != 0 && ph == phaseEstablished:
 		return mine, true
-	case ph == reset && p.payload == p.length:
+	case ph == reset && p.payload == p.length && p.flags&FlagFIN == 0:
 		// A bare ACK in answer to a reset: the reset was not acceptable, the
 		// connection lives (RFC 5961 section 3). Forgetting it here would give
 		// whoever can forge a reset what the end point just denied.

@@ -112,11 +112,8 @@ func (g *Gate) Epoch() uint64 { return g.state.Load().epoch }
 // removed the peer, so that nothing of it is left when the address is given to
 // another.
 func (g *Gate) Forget(addr netip.Addr) {
-	f := g.state.Load().filter
-	if f == nil {
-		return
-	}
-	n := f.node(addr)
+	s := g.state.Load()
+	n := s.filter.node(addr)
 	if n == 0 {
 		return
 	}
@@ -131,8 +128,8 @@ func (g *Gate) Forget(addr netip.Addr) {
 		}
 	}
 	now := g.Now()
-	g.members(func(_ uint16, m *member) {
-		m.flows.sweep(n, now)
+	g.members(func(owner uint16, m *member) {
+		m.flows.sweep(g, s, owner, n, now)
 		m.ledger.forget(n)
 	})
 }
@@ -219,7 +216,7 @@ func (g *Gate) Stats() Stats {
 		if ps.Refused > 0 {
 			out.Peers = append(out.Peers, ps)
 		}
-		out.Flows += m.flows.sweep(0, now)
+		out.Flows += m.flows.sweep(g, s, n, 0, now)
 	})
 	return out
 }

@@ -236,11 +236,12 @@ func (l *ledger) forget(node uint16) {
 // It also gives back the memory of flows that have expired, so call it now and
 // then, from any goroutine.
 func (g *Gate) Flows() []Flow {
-	f := g.state.Load().filter
+	s := g.state.Load()
+	f := s.filter
 	now, wall := g.Now(), time.Now()
 	var out []Flow
 	g.members(func(node uint16, m *member) {
-		m.flows.sweep(0, now)
+		m.flows.sweep(g, s, node, 0, now)
 		records := m.ledger.records.Load()
 		if records == nil || f == nil {
 			return
@@ -272,12 +273,11 @@ func (g *Gate) Flows() []Flow {
 
 // address returns the address of a node, the zero Addr for node 0.
 func (f *Filter) address(n uint16, v6 bool) netip.Addr {
-	if f == nil || n == 0 {
+	switch {
+	case f == nil || n == 0:
 		return netip.Addr{}
+	case v6:
+		return f.addr6(n)
 	}
-	p := Packet{v6: v6}
-	if v6 {
-		return p.addr(address{f.net6, uint64(n)})
-	}
-	return p.addr(address{0, uint64(f.net4 | uint32(n))})
+	return f.addr4(n)
 }

@@ -268,9 +268,10 @@ func (t *flows) clear(tab *slots, i int) {
 	tab.keys[i].Store(0)
 }
 
-// sweep forgets what has expired and every flow with node (0 for none), gives
-// back the memory of an empty table and returns how many flows are left.
-func (t *flows) sweep(node uint16, now int64) int {
+// sweep forgets what has expired, what the policy in s no longer allows and
+// every flow with node (0 for none). It gives back the memory of an empty table
+// and returns how many flows are left.
+func (t *flows) sweep(g *Gate, s *state, owner, node uint16, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tab := t.slots.Load()
@@ -283,12 +284,11 @@ func (t *flows) sweep(node uint16, now int64) int {
 		if k == 0 {
 			continue
 		}
-		e := &tab.entries[i]
-		if now-e.last.Load() > phase(e.phase.Load()).idle(k) || node != 0 && k.other() == node {
+		if node != 0 && k.other() == node {
 			t.remove(tab, i)
-			continue
+		} else if _, o := t.judged(g, s, owner, k, now); o == live || o == stale {
+			n++
 		}
-		n++
 	}
 	if n == 0 {
 		t.seq.Add(1)

@@ -105,7 +105,7 @@ type plainRule struct {
 
 var gateNames = map[int]string{
 	nHub: "svc:hub", nEnrol: "svc:enrol", nSync: "svc:sync", nConsole: "svc:console", nSTT: "svc:stt", nLLM: "svc:llm",
-	nLaptop: "peer:laptop", nKitchen: "peer:kitchen", nDesk: "peer:desk", nGuest: "peer:guest", nLocked: "peer:locked", nInvite: "peer:invited",
+	nLaptop: "peer:laptop", nKitchen: "peer:kitchen", nDesk: "peer:desk", nGuest: "peer:guest", nLocked: "peer:locked", nInvite: "10.77.254.76",
 }
 
 // text writes the rules as a policy.
