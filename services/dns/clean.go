@@ -95,6 +95,9 @@ func answers(k key, chain map[string]bool, rr dns.RR) bool {
 // public, or into the mesh's own domain. trusted names may lead into the home
 // network, though never into the tunnel or onto the client itself.
 func (s *Server) forbidden(rr dns.RR, trusted bool) bool {
+	if s.forbiddenName(rr.Header().Name) {
+		return true
+	}
 	switch rr := rr.(type) {
 	case *dns.A:
 		return s.forbiddenAddr(rr.A, trusted)

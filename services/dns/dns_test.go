@@ -60,6 +60,13 @@ func (w *world) set(name string, records ...string) {
 	w.answers[dns.CanonicalName(name)] = records
 }
 
+// hooked lets f answer instead, when it returns true.
+func (w *world) hooked(f func(w dns.ResponseWriter, r *dns.Msg) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hook = f
+}
+
 func (w *world) ServeDNS(rw dns.ResponseWriter, r *dns.Msg) {
 	w.asked.Add(1)
 	if _, tcp := rw.LocalAddr().(*net.TCPAddr); tcp {
