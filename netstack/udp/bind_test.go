@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,6 +80,20 @@ func (n *node) add(other *node, psk peer.PresharedKey, at netip.AddrPort) {
 		conf += "\nendpoint=" + at.String()
 	}
 	n.set(conf)
+	kept.Store(n.dev.LookupPeer(device.NoisePublicKey(key)), nil)
+}
+
+// kept holds every device.Peer until the process ends. Their queues have
+// finalizers that receive from channels, which is fatal for channels that were
+// made in a synctest bubble.
+var kept sync.Map
+
+// send hands the device one packet for other.
+func (n *node) send(other *node) {
+	select {
+	case n.tun.Outbound <- tuntest.Ping(other.ip, n.ip):
+	case <-n.dev.Wait():
+	}
 }
 
 // ping sends one packet to other and waits until it arrives.
@@ -99,6 +115,21 @@ func (n *node) ping(other *node, limit time.Duration) error {
 			return fmt.Errorf("no packet from %v to %v within %v", n.ip, other.ip, limit)
 		}
 	}
+}
+
+// field returns the first value of a field of the device's configuration.
+func (n *node) field(t testing.TB, name string) string {
+	t.Helper()
+	conf, err := n.dev.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(conf) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+"="); ok {
+			return v
+		}
+	}
+	return ""
 }
 
 func mustPing(t testing.TB, from, to *node) {
