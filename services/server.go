@@ -82,7 +82,7 @@ func NewServer(c ServerConfig) *http.Server {
 	}
 }
 
-// ServeHTTP serves srv on every TCP listener until ctx ends or one fails, with
+// ServeHTTP serves srv, over TLS if it has a TLSConfig, on every TCP listener until ctx ends or one fails, with
 // MaxConns connections for each address. When it returns every connection is
 // closed, upgraded ones included. Running requests see their context end.
 func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
@@ -92,7 +92,13 @@ func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
 	conns := NewConnLimit(MaxConns, MaxConnsAll)
 	failed := make(chan error, len(l.TCP))
 	for _, t := range l.TCP {
-		go func() { failed <- srv.Serve(conns.Listener(t)) }()
+		go func() {
+			if srv.TLSConfig != nil {
+				failed <- srv.ServeTLS(conns.Listener(t), "", "")
+				return
+			}
+			failed <- srv.Serve(conns.Listener(t))
+		}()
 	}
 	var err error
 	ended := 0
