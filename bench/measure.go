@@ -179,6 +179,12 @@ func stream(cmd byte, n int, to func(*contender) netip.AddrPort) func(context.Co
 				}
 			})
 		}
+		before := c.received.Load()
+		for end := time.Now().Add(10 * time.Second); c.received.Load() == before && time.Now().Before(end); {
+			if err := wait(ctx, time.Millisecond); err != nil {
+				return sample{}, err
+			}
+		}
 		if err := wait(ctx, warmUp); err != nil {
 			return sample{}, err
 		}
