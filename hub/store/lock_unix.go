@@ -36,5 +36,7 @@ func (l *lockFile) release() error {
 	if l == nil {
 		return nil
 	}
-	return l.f.Close()
+	// Unlock and not only close: a process that is being forked off this
+	// moment shares the open file until it execs.
+	return errors.Join(unix.Flock(int(l.f.Fd()), unix.LOCK_UN), l.f.Close())
 }

@@ -31,7 +31,12 @@ func takeLock(path string) (*lock, error) {
 
 // release leaves the file: removing it would let two processes hold locks on
 // two files of the same name.
-func (l *lock) release() error { return l.f.Close() }
+//
+// It unlocks and does not only close: a process that is being forked off this
+// moment shares the open file until it execs.
+func (l *lock) release() error {
+	return errors.Join(unix.Flock(int(l.f.Fd()), unix.LOCK_UN), l.f.Close())
+}
 
 // syncDir makes a rename in dir survive a power failure.
 func syncDir(dir string) error {
