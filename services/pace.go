@@ -66,20 +66,20 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	b.total += int64(n)
 	if err != nil {
-		b.ended = true
+		b.ended = err == io.EOF
 		return n, err
 	}
 	if took := time.Since(b.start); took > StallTimeout && float64(b.total) < MinBodyRate*took.Seconds() {
-		b.ended = true
 		return n, errSlow
 	}
 	return n, nil
 }
 
+// Close makes net/http read on for a while, in case the connection can be used
+// again.
 func (b *pacedBody) Close() error {
-	b.mu.Lock()
-	b.ended = true
-	b.mu.Unlock()
+	_ = b.ctl.SetReadDeadline(time.Now().Add(HeaderTimeout))
+	defer func() { _ = b.ctl.SetReadDeadline(time.Time{}) }()
 	return b.body.Close()
 }
 

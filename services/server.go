@@ -84,11 +84,13 @@ func NewServer(c ServerConfig) *http.Server {
 
 // ServeHTTP serves srv, over TLS if it has a TLSConfig, on every TCP listener until ctx ends or one fails, with
 // MaxConns connections for each address. When it returns every connection is
-// closed, upgraded ones included. Running requests see their context end.
+// closed, upgraded ones included, and every handler has returned: they see the
+// end of their request's context.
 func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	running := track(srv)
 	conns := NewConnLimit(MaxConns, MaxConnsAll)
 	failed := make(chan error, len(l.TCP))
 	for _, t := range l.TCP {
@@ -117,10 +119,32 @@ func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
 	for ; ended < len(l.TCP); ended++ {
 		<-failed
 	}
+	running.Wait() // nothing is added any more: no listener accepts
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
+}
+
+// track counts the connections of srv and the handlers on those that were
+// upgraded, which net/http forgets about.
+func track(srv *http.Server) *sync.WaitGroup {
+	var running sync.WaitGroup
+	handler := srv.Handler
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		running.Add(1)
+		defer running.Done()
+		handler.ServeHTTP(w, r)
+	})
+	srv.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			running.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			running.Done()
+		}
+	}
+	return &running
 }
 
 // ConnLimit bounds how many connections one address, and all of them together,

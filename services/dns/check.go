@@ -9,7 +9,7 @@ import (
 // Check asks the upstreams for the root's name servers, which every resolver
 // knows, and returns why there is no answer. Nothing of it is cached.
 func (s *Server) Check(ctx context.Context) error {
-	servers, _, err := s.upstreams.get(s.now())
+	servers, err := s.servers()
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -46,11 +47,7 @@ func (s *Server) ask(ctx context.Context, k key) (a *answer) {
 		}
 	}()
 	s.counts.forwarded.Add(1)
-	servers, changed, err := s.upstreams.get(s.now())
-	if changed {
-		s.cache.flush()
-		s.log.Info("upstream resolvers changed", "servers", servers)
-	}
+	servers, err := s.servers()
 	generation := s.cache.now()
 	if err != nil {
 		s.counts.failed.Add(1)
@@ -107,4 +104,14 @@ func aged(rrs []dns.RR, age time.Duration, asked string) []dns.RR {
 		out[i] = rr
 	}
 	return out
+}
+
+// servers returns whom to ask. What other resolvers said is forgotten.
+func (s *Server) servers() ([]netip.AddrPort, error) {
+	servers, changed, err := s.upstreams.get(s.now())
+	if changed {
+		s.cache.flush()
+		s.log.Info("upstream resolvers changed", "servers", servers)
+	}
+	return servers, err
 }
