@@ -151,6 +151,34 @@ func TestReadmeBegins(t *testing.T) {
 	}
 }
 
+// testNames finds the names of tests in prose.
+var testNames = regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]+)`")
+
+// TestPromisesHaveTests keeps SECURITY.md from naming a test that is not there.
+func TestPromisesHaveTests(t *testing.T) {
+	exist := make(map[string]bool)
+	for _, s := range sources(t) {
+		for _, d := range s.file.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && s.test && fn.Recv == nil {
+				exist[fn.Name.Name] = true
+			}
+		}
+	}
+	text, err := os.ReadFile("SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := testNames.FindAllSubmatch(text, -1)
+	if len(named) == 0 {
+		t.Error("SECURITY.md names no test at all")
+	}
+	for _, m := range named {
+		if !exist[string(m[1])] {
+			t.Errorf("SECURITY.md names %s, which does not exist", m[1])
+		}
+	}
+}
+
 // TestNoPackageState finds package-level variables that are written after the
 // start, or whose kind is state: what is not a plain value built from literals.
 func TestNoPackageState(t *testing.T) {
