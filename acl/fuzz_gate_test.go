@@ -148,6 +148,17 @@ func answer(b []byte, flags byte, polite bool) []byte {
 	return ip(p.Dst(), p.Src(), 1, icmpHeader(typ, 0, uint32(p.SrcPort())<<16, nil))
 }
 
+// trace is what happened, put in words only when somebody asks.
+type trace []func() string
+
+func (tr trace) String() string {
+	var b strings.Builder
+	for _, line := range tr {
+		b.WriteString(line() + "\n")
+	}
+	return b.String()
+}
+
 // fuzzGate runs one script through the gate and the reference.
 // It returns how many packets passed.
 func fuzzGate(t *testing.T, filters []*Filter, in []byte) int {
@@ -160,7 +171,7 @@ func fuzzGate(t *testing.T, filters []*Filter, in []byte) int {
 	s := script(in)
 	allowed := 0
 	var seen [][]byte
-	var trace []string
+	var trace trace
 	for len(s) > 0 && len(trace) < 400 {
 		op := s.next()
 		switch op % 16 {
@@ -168,18 +179,18 @@ func fuzzGate(t *testing.T, filters []*Filter, in []byte) int {
 			step := fuzzSteps[s.next()%len(fuzzSteps)]
 			now += step * 1e9
 			ref.now = now
-			trace = append(trace, fmt.Sprintf("wait %ds", step))
+			trace = append(trace, func() string { return fmt.Sprintf("wait %ds", step) })
 			continue
 		case 1:
 			i := s.next() % len(filters)
 			g.Swap(filters[i])
 			ref.swap(fuzzRules[i])
-			trace = append(trace, fmt.Sprintf("swap %d", i))
+			trace = append(trace, func() string { return fmt.Sprintf("swap %d", i) })
 			var p Packet
 			for _, b := range seen {
 				p.Parse(b)
 				if g.Standing(&p) != ref.standing(b) {
-					t.Fatalf("standing %v for %x:\n%s", g.Standing(&p), b, strings.Join(trace, "\n"))
+					t.Fatalf("standing %v for %x:\n%s", g.Standing(&p), b, trace)
 				}
 			}
 			continue
@@ -203,18 +214,20 @@ func fuzzGate(t *testing.T, filters []*Filter, in []byte) int {
 		} else {
 			v, want = g.In(&p, now), ref.in(b)
 		}
-		trace = append(trace, fmt.Sprintf("out=%v %v:%d > %v:%d %v flags %06b kind %d: %v (%v), %x", out, p.Src(), p.SrcPort(), p.Dst(), p.DstPort(), p.Proto(), p.Flags(), p.kind, v.Allow, v.Reason, b))
+		trace = append(trace, func() string {
+			return fmt.Sprintf("out=%v %v:%d > %v:%d %v flags %06b kind %d: %v (%v), %x", out, p.Src(), p.SrcPort(), p.Dst(), p.DstPort(), p.Proto(), p.Flags(), p.kind, v.Allow, v.Reason, b)
+		})
 		switch {
 		case v.Allow != want:
-			t.Fatalf("gate %v (%v), reference %v:\n%s", v.Allow, v.Reason, want, strings.Join(trace, "\n"))
+			t.Fatalf("gate %v (%v), reference %v:\n%s", v.Allow, v.Reason, want, trace)
 		case reason != 0 && v.Allow:
 			t.Fatalf("allowed what does not parse (%v): %x", reason, b)
 		case v.Allow == (v.Reason != ReasonNone):
 			t.Fatalf("%+v: a refusal has a reason, nothing else does", v)
 		case v.Allow && v.Local != (!out && ref.local(p.Dst())):
-			t.Fatalf("%+v: wrong destination\n%s", v, strings.Join(trace, "\n"))
+			t.Fatalf("%+v: wrong destination\n%s", v, trace)
 		case v.Allow && !g.Standing(&p):
-			t.Fatalf("not standing right after it was allowed:\n%s", strings.Join(trace, "\n"))
+			t.Fatalf("not standing right after it was allowed:\n%s", trace)
 		}
 		if v.Allow {
 			seen = append(seen, b)
