@@ -26,6 +26,11 @@ func open(t testing.TB, b *udp.Bind) chan got {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serve(t, b, fns)
+}
+
+func serve(t testing.TB, b *udp.Bind, fns []conn.ReceiveFunc) chan got {
+	t.Helper()
 	out := make(chan got, 1<<14)
 	var wg sync.WaitGroup
 	for _, fn := range fns {

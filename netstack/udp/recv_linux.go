@@ -147,6 +147,9 @@ func (k *kernel) split(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int) 
 	r := &k.in
 	for ; r.at < r.got; r.at, r.off = r.at+1, 0 {
 		total := int(r.hdrs[r.at].n)
+		if n == len(bufs) {
+			return n
+		}
 		if r.off == 0 {
 			if !k.open(r.at) {
 				continue
