@@ -53,8 +53,8 @@ type Event struct {
 type Entry struct {
 	// Index counts from 1 without gaps.
 	Index uint64 `json:"index"`
-	// Time is when it was recorded, in UTC. It never runs backwards by
-	// itself, but it is only as right as the machine's clock.
+	// Time is when it was recorded, in UTC, as right as the machine's clock
+	// was; the order is Index's.
 	Time time.Time `json:"time"`
 	Event
 	Prev [HashSize]byte `json:"-"`
