@@ -47,8 +47,11 @@ func (b *bucket) take(now int64) bool {
 }
 
 // refuseIncoming counts a refused packet of a peer and answers it.
-func (p *path) refuseIncoming(s *scratch, b []byte, pkt *acl.Packet) {
+func (p *path) refuseIncoming(s *scratch, b []byte, pkt *acl.Packet, v acl.Verdict) {
 	p.counts.refusedIn.Add(1)
+	if v.Reason == acl.ReasonRevoked {
+		p.passReset(b, pkt)
+	}
 	l := p.table.Load().lookup(pkt.Src())
 	if l == nil {
 		return
@@ -57,6 +60,36 @@ func (p *path) refuseIncoming(s *scratch, b []byte, pkt *acl.Packet) {
 	if pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && l.answers.take(p.now()) {
 		p.answer(l, appendRefusal(s.header[:0], b, pkt, prohibited))
 	}
+}
+
+// passReset tells the far end of a flow between two peers that the policy has
+// ended it: in the place of the first packet that is refused goes a reset with
+// the same sequence number. Without it, whoever only listens would wait for
+// ever. The far end had the flow open a moment ago, so it learns nothing new.
+func (p *path) passReset(b []byte, pkt *acl.Packet) {
+	if !p.forward || pkt.Proto() != acl.ProtoTCP || !pkt.Rejectable() {
+		return
+	}
+	l := p.table.Load().lookup(pkt.Dst())
+	at := pkt.HeaderLen()
+	if l == nil || len(b) < at+header.TCPMinimumSize || at+header.TCPMinimumSize > slotSize {
+		return
+	}
+	it := newCopy(b[:at+header.TCPMinimumSize])
+	it.own = true
+	in := header.TCP(b[at:])
+	header.TCP(it.buf[at:]).Encode(&header.TCPFields{
+		SrcPort: in.SourcePort(), DstPort: in.DestinationPort(),
+		SeqNum: in.SequenceNumber(), AckNum: in.AckNumber(),
+		DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagRst | header.TCPFlagAck,
+	})
+	if pkt.Is6() {
+		binary.BigEndian.PutUint16(it.buf[4:], header.TCPMinimumSize)
+	} else {
+		fixIPv4(it.buf, at)
+	}
+	fixTransport(it.buf, at)
+	p.queue.push(l, l.id, it)
 }
 
 // refuseOutgoing answers our own stack, so that a Dial to somewhere the policy

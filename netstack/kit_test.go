@@ -150,7 +150,7 @@ func (m *mesh) outer(index int) netip.AddrPort {
 	if m.net == nil {
 		return netip.MustParseAddrPort("127.0.0.1:0")
 	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(index % 251)}), 51820)
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(index >> 8), byte(index)}), 51820)
 }
 
 func (m *mesh) open(index int, forward bool, o options) *node {

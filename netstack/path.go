@@ -44,9 +44,9 @@ type path struct {
 	timer *time.Timer
 	seen  scratch // Read's own
 
-	// probe is called with every packet from a peer if it is set; tests make it
-	// panic.
-	probe func([]byte)
+	// probe is called with every packet from a peer if it is set; tests look
+	// there, and panic there.
+	probe atomic.Pointer[func([]byte)]
 }
 
 // scratch is what one Write needs, reused.
@@ -55,7 +55,8 @@ type scratch struct {
 	merge  coalescer
 	kernel [][]byte
 	header [slotSize]byte
-	lane   *lane // cache of the last destination
+	epoch  uint64 // of the gate, before the first verdict
+	lane   *lane  // cache of the last destination
 	addr   netip.Addr
 }
 
@@ -82,6 +83,7 @@ func (p *path) Write(bufs [][]byte, offset int) (int, error) {
 	s := p.scratch.Get().(*scratch)
 	s.merge.reset()
 	s.lane, s.addr = nil, netip.Addr{}
+	s.epoch = p.gate.Epoch() // before any verdict: at worst a packet is judged twice
 	now := p.now()
 	for _, b := range bufs {
 		if len(b) >= offset {
@@ -98,15 +100,15 @@ func (p *path) Write(bufs [][]byte, offset int) (int, error) {
 func (p *path) incoming(s *scratch, whole []byte, offset int, now int64) {
 	defer p.recovered("incoming")
 	b := whole[offset:]
-	if p.probe != nil {
-		p.probe(b)
+	if probe := p.probe.Load(); probe != nil {
+		(*probe)(b)
 	}
 	pkt := &s.packet
 	_ = pkt.Parse(b) // the gate refuses what did not parse, and counts it
 	v := p.gate.In(pkt, now)
 	switch {
 	case !v.Allow:
-		p.refuseIncoming(s, b, pkt)
+		p.refuseIncoming(s, b, pkt, v)
 	case v.Local && p.kernel != nil:
 		s.kernel = append(s.kernel, whole)
 	case v.Local:
@@ -163,7 +165,7 @@ func (p *path) pass(s *scratch, b []byte, pkt *acl.Packet) {
 		return
 	}
 	it := newCopy(b)
-	it.epoch = p.gate.Epoch()
+	it.epoch = s.epoch
 	decrementHops(it.buf)
 	if pkt.Proto() == acl.ProtoTCP && pkt.Flags()&acl.FlagSYN != 0 {
 		clampMSS(it.buf, pkt.HeaderLen(), p.mtu)

@@ -77,7 +77,9 @@ func (r *registry) cut(match func(t tuple, isTCP bool) bool, s *Stack) int {
 	var hit []revocable
 	for h := range r.open {
 		if c, ok := h.(revocable); ok {
-			if match(c.ends()) {
+			// A socket that is bound and has no one peer stays: its datagrams
+			// are judged one by one.
+			if t, isTCP := c.ends(); t.remote.IsValid() && match(t, isTCP) {
 				hit = append(hit, c)
 			}
 		}
@@ -144,7 +146,8 @@ func (s *Stack) denied(t tuple, isTCP bool) bool {
 // isOwn reports whether a is one of this node's addresses. It asks the stack,
 // which has its own lock, since s.mu may be held.
 func (s *Stack) isOwn(a netip.Addr) bool {
-	return s.net.CheckLocalAddress(nic, protocolOf(a), tcpip.AddrFromSlice(a.AsSlice())) != 0
+	// Not of a given card: for that question, gVisor takes any IPv4 address.
+	return s.net.CheckLocalAddress(0, protocolOf(a), tcpip.AddrFromSlice(a.AsSlice())) != 0
 }
 
 // appendProbe appends the plainest packet from t's remote to its local end: a
