@@ -4,30 +4,34 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-	"maps"
+	"math/bits"
 	"slices"
 )
 
-// How the matrix is built.
+// How the matrix is made.
 //
 // Each distinct source selector becomes the list of rules it stands in; those
 // with the same list are one. A machine's signature as a source is the set of
 // these lists, and machines with the same signature are one class. Likewise
-// for destinations, with atoms in place of rules. So the matrix has no more
-// rows and columns than the rules can tell apart, and a rule that names 5,000
-// machines makes one class of them.
+// for destinations, with atoms in place of rules. So there are no more classes
+// than the rules can tell apart, and a rule that names 5,000 machines makes one
+// class of them.
 //
-// A row is the union of what its signature's lists allow. Rows are cut into
-// blocks of 64 cells, and built in the order of their signatures along one
-// common stack: a row starts as its neighbour's, and only blocks that differ
-// are copied. Unions are of numbered sets, so each is worked out once.
+// The matrix is kept in factors, because at 10,000 machines it would have
+// millions of different cells: a source class is a row of bits, one for each
+// rule that is about it; a destination class is a sorted list of segments of
+// ports, each with the rules that open it. A packet is allowed when the two
+// have a rule in common.
+//
+// Lists that a great part of the mesh is on ("*", autogroup:member) would be
+// repeated in every destination class. They make classes of their own, so each
+// destination has two: its wide one and its narrow one.
 
-const blockSize = 64
+// maxSegments bounds the memory of a filter.
+const maxSegments = 1 << 23
 
-// maxBlocks bounds the memory of a matrix: 64 Mi cells of 4 bytes.
-const maxBlocks = 1 << 20
-
-type block = [blockSize]uint32
+// wideShare: a list is wide if more than one in wideShare machines is on it.
+const wideShare = 16
 
 // matrixBuilder is the work in progress. Its result goes to f.
 type matrixBuilder struct {
@@ -35,21 +39,19 @@ type matrixBuilder struct {
 	r     *resolver
 	slots []slot
 	atoms []atom
-	sets  *atomSets
 
-	srcLists, dstLists *lists                 // of slots; of atoms
-	srcSig, dstSig     [][]uint32             // for each machine: numbers of lists, to be sorted
-	slotAtoms          [][numRelations]uint32 // for each slot: a set of atoms by relation
-	srcClasses         [][]uint32             // signature of each class; class 0 is empty
+	srcLists, dstLists *lists     // of slots; of atoms
+	wide               []bool     // for each of dstLists
+	srcSig, dstSig     [][]uint32 // for each machine: numbers of lists, to be sorted
+	srcClasses         [][]uint32 // signature of each class; class 0 is empty
 	dstClasses         [][]uint32
-	atomClasses        [][]uint16 // for each atom: the destination classes it is for
-	limits             []uint32   // for each destination class: its service's ports
-	limitRanges        [][]portRange
+	limits             []uint32                 // for each destination class: the cell of its service's ports
+	relatives          [numRelations][][]uint32 // for each slot: atoms by relation
 }
 
 func newMatrix(f *Filter, r *resolver) *matrixBuilder {
 	return &matrixBuilder{
-		f: f, r: r, sets: newAtomSets(), srcLists: newLists(), dstLists: newLists(),
+		f: f, r: r, srcLists: newLists(), dstLists: newLists(),
 		srcSig: make([][]uint32, len(f.machines)), dstSig: make([][]uint32, len(f.machines)),
 	}
 }
@@ -81,7 +83,10 @@ func (o *ordered) add(s selector, n uint32) {
 func (m *matrixBuilder) rules(slots []slot) {
 	m.slots = slots
 	m.f.slots = slots
-	m.slotAtoms = make([][numRelations]uint32, len(slots))
+	m.f.words = (len(slots) + 63) / 64
+	for rel := range m.relatives {
+		m.relatives[rel] = make([][]uint32, len(slots))
+	}
 	var src, dst ordered
 	for i := range slots {
 		for _, s := range slots[i].rule.src {
@@ -90,13 +95,15 @@ func (m *matrixBuilder) rules(slots []slot) {
 		m.ruleAtoms(i, &dst)
 	}
 	m.sign(&src, m.srcLists, m.srcSig)
-	m.sign(&dst, m.dstLists, m.dstSig)
+	counts := m.sign(&dst, m.dstLists, m.dstSig)
+	for _, n := range counts {
+		m.wide = append(m.wide, n > len(m.f.machines)/wideShare)
+	}
 }
 
 // ruleAtoms groups the targets of one rule by their ports.
 func (m *matrixBuilder) ruleAtoms(i int, dst *ordered) {
 	byPorts := make(map[string]uint32)
-	var relative [numRelations][]uint32
 	var key []byte
 	for _, t := range m.slots[i].rule.dst {
 		key = key[:0]
@@ -113,129 +120,117 @@ func (m *matrixBuilder) ruleAtoms(i int, dst *ordered) {
 		}
 		switch t.sel.kind {
 		case selSelf:
-			relative[toSelf] = append(relative[toSelf], n)
+			m.relatives[toSelf][i] = append(m.relatives[toSelf][i], n)
 		case selSameHousehold:
-			relative[toHousehold] = append(relative[toHousehold], n)
+			m.relatives[toHousehold][i] = append(m.relatives[toHousehold][i], n)
 		default:
 			dst.add(t.sel, n)
 		}
 	}
-	for rel := range relative {
-		slices.Sort(relative[rel])
-		m.slotAtoms[i][rel] = m.sets.number(slices.Compact(relative[rel]))
-	}
 }
 
 // sign gives each selector's list a number and notes it with the machines that
-// the selector means. The lists that most machines are on come first: that is
-// what rows share.
-func (m *matrixBuilder) sign(o *ordered, numbers *lists, sigs [][]uint32) {
-	nums := make([]uint32, len(o.sels))
+// the selector means. It returns how many machines are on each list.
+func (m *matrixBuilder) sign(o *ordered, numbers *lists, sigs [][]uint32) []int {
+	var counts []int
 	for i, l := range o.lists {
 		slices.Sort(l)
-		nums[i] = numbers.number(slices.Compact(l))
-	}
-	count := make([]int, len(numbers.list))
-	found := make([][]int32, len(o.sels))
-	for i, s := range o.sels {
-		found[i] = m.r.find(s)
-		count[nums[i]] += len(found[i])
-	}
-	order := make([]uint32, len(numbers.list))
-	for i := range order {
-		order[i] = uint32(i)
-	}
-	slices.SortStableFunc(order[1:], func(a, b uint32) int { return cmp.Compare(count[b], count[a]) })
-	rank := make([]uint32, len(order))
-	renamed := make([][]uint32, len(order))
-	for i, n := range order {
-		rank[n] = uint32(i)
-		renamed[i] = numbers.list[n]
-	}
-	numbers.list, numbers.byKey = renamed, nil
-	for i := range o.sels {
-		n := rank[nums[i]]
-		for _, machine := range found[i] {
+		n := numbers.number(slices.Compact(l))
+		found := m.r.find(o.sels[i])
+		for len(counts) <= int(n) {
+			counts = append(counts, 0)
+		}
+		counts[n] += len(found)
+		for _, machine := range found {
 			sigs[machine] = append(sigs[machine], n)
 		}
 	}
+	return counts
 }
 
-// build makes the classes and the matrix.
+// build makes the classes and the two factors of the matrix.
 func (m *matrixBuilder) build() error {
 	if err := m.classify(); err != nil {
 		return err
 	}
-	m.spread()
-	rows, blocks, err := m.rows()
-	if err != nil {
+	m.sources()
+	if err := m.destinations(); err != nil {
 		return err
 	}
-	if err := m.finish(rows, blocks); err != nil {
-		return err
-	}
-	m.relatives()
-	return m.grants()
+	m.related()
+	m.grants()
+	return nil
 }
 
 func (m *matrixBuilder) classify() error {
-	m.srcClasses, m.dstClasses = [][]uint32{nil}, [][]uint32{nil}
-	m.limits, m.limitRanges = []uint32{0}, [][]portRange{nil}
-	src, dst := map[string]uint16{"": 0}, map[string]uint16{}
-	limits := map[string]uint32{}
+	m.srcClasses, m.dstClasses, m.limits = [][]uint32{nil}, [][]uint32{nil}, []uint32{0}
+	src, dst, limits := map[string]uint16{"": 0}, map[string]uint16{"\x00\x00\x00\x00": 0}, map[string]uint32{}
 	var key []byte
+	class := func(known map[string]uint16, classes *[][]uint32, sig []uint32) (uint16, bool) {
+		key = signature(key, sig)
+		n, ok := known[string(key)]
+		if !ok {
+			n = uint16(len(*classes))
+			known[string(key)] = n
+			*classes = append(*classes, slices.Clone(sig))
+		}
+		return n, !ok
+	}
+	var wide, narrow []uint32
 	for i := range m.f.machines {
 		mc := &m.f.machines[i]
-		key = signature(key[:0], &m.srcSig[i])
-		if n, ok := src[string(key)]; ok {
-			mc.src = n
-		} else {
-			mc.src = uint16(len(m.srcClasses))
-			src[string(key)] = mc.src
-			m.srcClasses = append(m.srcClasses, m.srcSig[i])
-		}
+		slices.Sort(m.srcSig[i])
+		key = key[:0]
+		mc.src, _ = class(src, &m.srcClasses, slices.Compact(m.srcSig[i]))
 		limit := m.limit(mc, limits)
-		key = binary.LittleEndian.AppendUint32(key[:0], limit)
-		key = signature(key, &m.dstSig[i])
-		if len(m.dstSig[i]) == 0 {
-			continue // class 0: nothing ever reaches it
+		slices.Sort(m.dstSig[i])
+		wide, narrow = wide[:0], narrow[:0]
+		for _, n := range slices.Compact(m.dstSig[i]) {
+			if m.wide[n] && limit == 0 {
+				wide = append(wide, n)
+			} else {
+				narrow = append(narrow, n)
+			}
 		}
-		if n, ok := dst[string(key)]; ok {
-			mc.dst = n
-			continue
+		for _, side := range []struct {
+			sig []uint32
+			to  *uint16
+		}{{wide, &mc.wide}, {narrow, &mc.dst}} {
+			key = binary.LittleEndian.AppendUint32(key[:0], limit)
+			n, fresh := class(dst, &m.dstClasses, side.sig)
+			if *side.to = n; fresh {
+				m.limits = append(m.limits, limit)
+			}
+			if limit != 0 {
+				mc.wide = 0
+			}
 		}
-		mc.dst = uint16(len(m.dstClasses))
-		dst[string(key)] = mc.dst
-		m.dstClasses, m.limits = append(m.dstClasses, m.dstSig[i]), append(m.limits, limit)
-	}
-	if len(m.srcClasses) > 1<<16 || len(m.dstClasses) > 1<<16 {
-		return fmt.Errorf("compiling policy: the rules tell apart more than 65,535 kinds of machine; use groups and tags")
+		if len(m.srcClasses) > 1<<16-1 || len(m.dstClasses) > 1<<16-2 {
+			return fmt.Errorf("compiling policy: the rules tell apart more than 65,000 kinds of machine; use groups and tags")
+		}
 	}
 	return nil
 }
 
-// signature sorts a machine's list numbers and appends them to key.
-func signature(key []byte, sig *[]uint32) []byte {
-	slices.Sort(*sig)
-	*sig = slices.Compact(*sig)
-	for _, n := range *sig {
+// signature appends a machine's list numbers to key.
+func signature(key []byte, sig []uint32) []byte {
+	for _, n := range sig {
 		key = binary.LittleEndian.AppendUint32(key, n)
 	}
 	return key
 }
 
-// limit numbers the ports of a service; 0 is a peer, which has no limit.
+// limit returns the cell that holds the ports of a service; 0 is a peer, which
+// has no limit.
 func (m *matrixBuilder) limit(mc *machine, known map[string]uint32) uint32 {
 	if !mc.service() {
 		return 0
 	}
-	ranges := mc.offer
-	key := fmt.Sprint(ranges)
+	key := packRanges(mc.offer)
 	n, ok := known[key]
 	if !ok {
-		n = uint32(len(m.limitRanges))
+		n = m.f.addCell(mc.offer)
 		known[key] = n
-		m.limitRanges = append(m.limitRanges, ranges)
 	}
 	return n
 }
@@ -245,218 +240,198 @@ func serviceRanges(ports []Port) []portRange {
 	return rangesOf(append(slices.Clone(ports), Port{Proto: ProtoICMP}), 0)
 }
 
-// spread turns destination signatures around: for each atom its classes.
-func (m *matrixBuilder) spread() {
-	m.atomClasses = make([][]uint16, len(m.atoms))
-	for class, sig := range m.dstClasses {
+// sources writes each source class as a row of bits.
+func (m *matrixBuilder) sources() {
+	m.f.sources = make([]uint64, len(m.srcClasses)*m.f.words)
+	for class, sig := range m.srcClasses {
+		row := m.f.sources[class*m.f.words:]
 		for _, n := range sig {
-			for _, a := range m.dstLists.list[n] {
-				if l := m.atomClasses[a]; len(l) == 0 || l[len(l)-1] != uint16(class) {
-					m.atomClasses[a] = append(l, uint16(class))
-				}
+			for _, s := range m.srcLists.list[n] {
+				row[s/64] |= 1 << (s % 64)
 			}
 		}
 	}
 }
 
-// sparse is one cell of a row.
-type sparse struct {
-	class uint16
-	set   uint32
-}
-
-// listRows works out, for each source list, the cells that its rules fill.
-func (m *matrixBuilder) listRows() [][]sparse {
-	rows := make([][]sparse, len(m.srcLists.list))
-	slotAtoms := make([][]uint32, len(m.slots))
-	for a := range m.atoms {
-		slotAtoms[m.atoms[a].slot] = append(slotAtoms[m.atoms[a].slot], uint32(a))
-	}
-	row := make([]uint32, len(m.dstClasses))
-	var touched []uint16
-	for i, list := range m.srcLists.list {
-		touched = touched[:0]
-		for _, s := range list {
-			for _, a := range slotAtoms[s] {
-				one := m.sets.number([]uint32{a})
-				for _, class := range m.atomClasses[a] {
-					if row[class] == 0 {
-						touched = append(touched, class)
-					}
-					row[class] = m.sets.union(row[class], one)
-				}
+// destinations writes each destination class as segments of ports.
+func (m *matrixBuilder) destinations() error {
+	m.f.dsts = make([]destination, len(m.dstClasses))
+	b := &segmentBuilder{f: m.f, count: make([]int32, len(m.slots)), shared: make(map[string]slotList)}
+	var allow, never []portRange
+	var atoms []uint32
+	for class, sig := range m.dstClasses {
+		atoms = atoms[:0]
+		for _, n := range sig {
+			atoms = append(atoms, m.dstLists.list[n]...)
+		}
+		slices.Sort(atoms)
+		atoms = slices.Compact(atoms)
+		limit := m.f.ports(m.limits[class])
+		allow, never = allow[:0], never[:0]
+		for _, a := range atoms {
+			ranges := m.atoms[a].ranges
+			if m.limits[class] != 0 {
+				ranges = intersect(ranges, limit)
+			}
+			to := &allow
+			if m.slots[m.atoms[a].slot].never {
+				to = &never
+			}
+			for _, r := range ranges {
+				*to = append(*to, portRange{r.first, r.last, m.atoms[a].slot})
 			}
 		}
-		slices.Sort(touched)
-		rows[i] = make([]sparse, 0, len(touched))
-		for _, class := range touched {
-			rows[i] = append(rows[i], sparse{class, row[class]})
-			row[class] = 0
-		}
-	}
-	return rows
-}
-
-// rows builds the row of every source class as numbers of blocks of set
-// numbers. Block 0 is empty.
-func (m *matrixBuilder) rows() ([][]uint32, []block, error) {
-	width := (len(m.dstClasses) + blockSize - 1) / blockSize
-	lists := m.listRows()
-	order := make([]int, len(m.srcClasses))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return slices.Compare(m.srcClasses[a], m.srcClasses[b]) })
-	blocks := make([]block, 1, 1024)
-	result := make([][]uint32, len(m.srcClasses))
-	// stack[i] is the row for the first i lists of the current signature.
-	stack := [][]uint32{make([]uint32, width)}
-	var sig []uint32
-	for _, class := range order {
-		next := m.srcClasses[class]
-		common := 0
-		for common < len(sig) && common < len(next) && sig[common] == next[common] {
-			common++
-		}
-		stack, sig = stack[:common+1], next
-		for _, n := range next[common:] {
-			row := slices.Clone(stack[len(stack)-1])
-			fresh := uint32(len(blocks)) // blocks from here on are this row's own
-			for _, cell := range lists[n] {
-				b := row[cell.class/blockSize]
-				if b < fresh {
-					blocks = append(blocks, blocks[b])
-					b = uint32(len(blocks) - 1)
-					row[cell.class/blockSize] = b
-				}
-				at := &blocks[b][cell.class%blockSize]
-				*at = m.sets.union(*at, cell.set)
-			}
-			stack = append(stack, row)
-		}
-		if len(blocks) > maxBlocks {
-			return nil, nil, fmt.Errorf("compiling policy: the rules tell apart too many kinds of machine (%d by %d); use groups and tags", len(m.srcClasses), len(m.dstClasses))
-		}
-		result[class] = stack[len(stack)-1]
-	}
-	return result, blocks, nil
-}
-
-// finish translates sets of atoms to cells of ports, and keeps each distinct
-// block once.
-func (m *matrixBuilder) finish(rows [][]uint32, blocks []block) error {
-	width := len(rows[0])
-	cells := &cellTable{m: m, known: make(map[uint64]uint32)}
-	m.f.cells = []cell{{}}
-	type place struct {
-		block  uint32
-		column int
-	}
-	done := make(map[place]uint32)
-	final := map[block]uint32{{}: 0}
-	m.f.width = width
-	m.f.rows = make([]uint32, 0, len(rows)*width)
-	m.f.blocks = make([]block, 1)
-	for _, row := range rows {
-		for column, b := range row {
-			n, ok := done[place{b, column}]
-			if b != 0 && !ok {
-				var out block
-				for i, set := range blocks[b] {
-					if set != 0 {
-						out[i] = cells.number(set, m.limits[column*blockSize+i])
-					}
-				}
-				if n, ok = final[out]; !ok {
-					n = uint32(len(m.f.blocks))
-					final[out] = n
-					m.f.blocks = append(m.f.blocks, out)
-				}
-				done[place{b, column}] = n
-			}
-			m.f.rows = append(m.f.rows, n)
+		m.f.dsts[class] = destination{allow: b.add(allow), never: b.add(never), offer: m.limits[class]}
+		if len(m.f.segments)+len(m.f.lists) > maxSegments {
+			return fmt.Errorf("compiling policy: the rules tell apart too many kinds of machine; use groups and tags")
 		}
 	}
 	return nil
 }
 
-// cellTable gives each pair of a set and a limit a cell.
-type cellTable struct {
-	m     *matrixBuilder
-	known map[uint64]uint32
+// segmentBuilder cuts overlapping ranges into segments.
+type segmentBuilder struct {
+	f      *Filter
+	events []event
+	count  []int32 // for each slot, how many open ranges it has
+	open   []uint32
+	key    []byte
+	shared map[string]slotList // equal lists are stored once
 }
 
-func (t *cellTable) number(set, limit uint32) uint32 {
-	key := uint64(set)<<32 | uint64(limit)
-	if n, ok := t.known[key]; ok {
-		return n
-	}
-	allow, never := t.m.split(set)
-	if limit != 0 {
-		allow, never = intersect(allow, t.m.limitRanges[limit]), intersect(never, t.m.limitRanges[limit])
-	}
-	n := t.m.f.addCell(allow, never)
-	t.known[key] = n
-	return n
+// event is a place at which a range of a slot begins, or has ended.
+type event struct {
+	at    uint32
+	slot  int32
+	begin bool
 }
 
-// split returns the ranges of a set's rules and of its nevers.
-func (m *matrixBuilder) split(set uint32) (allow, never []portRange) {
-	for _, a := range m.sets.list[set] {
-		if m.slots[m.atoms[a].slot].never {
-			never = append(never, m.atoms[a].ranges...)
-		} else {
-			allow = append(allow, m.atoms[a].ranges...)
+// add stores the segments of ranges whose rule field is a slot.
+func (b *segmentBuilder) add(ranges []portRange) segmentList {
+	if len(ranges) == 0 {
+		return segmentList{}
+	}
+	b.events = b.events[:0]
+	for _, r := range ranges {
+		b.events = append(b.events, event{r.first, r.rule, true}, event{r.last + 1, r.rule, false})
+	}
+	slices.SortFunc(b.events, func(x, y event) int { return cmp.Compare(x.at, y.at) })
+	start := uint32(len(b.f.segments))
+	for i := 0; i < len(b.events); {
+		at := b.events[i].at
+		for ; i < len(b.events) && b.events[i].at == at; i++ {
+			b.turn(b.events[i])
 		}
+		if len(b.open) == 0 {
+			continue
+		}
+		list := b.list()
+		// Ranges that merely touch, with the same rules, are one.
+		if n := len(b.f.segments); uint32(n) > start && b.f.segments[n-1].last+1 == at && b.f.segments[n-1].slots == list && at&0xffff != 0 {
+			b.f.segments[n-1].last = b.events[i].at - 1
+			continue
+		}
+		b.f.segments = append(b.f.segments, segment{first: at, last: b.events[i].at - 1, slots: list})
 	}
-	return mergeRanges(allow), mergeRanges(never)
+	for _, seg := range b.f.segments[start:] {
+		b.f.firsts = append(b.f.firsts, seg.first)
+	}
+	return segmentList{start, uint32(len(b.f.segments)) - start}
 }
 
-// relatives works out what each source class may do to its own owner's and
-// its own household's machines.
-func (m *matrixBuilder) relatives() {
+// turn opens or closes a range of a slot. open stays sorted.
+func (b *segmentBuilder) turn(e event) {
+	was := b.count[e.slot]
+	if e.begin {
+		b.count[e.slot]++
+	} else {
+		b.count[e.slot]--
+	}
+	is := b.count[e.slot]
+	if (was == 0) == (is == 0) {
+		return
+	}
+	at, _ := slices.BinarySearch(b.open, uint32(e.slot))
+	if is != 0 {
+		b.open = slices.Insert(b.open, at, uint32(e.slot))
+	} else {
+		b.open = slices.Delete(b.open, at, at+1)
+	}
+}
+
+// list stores the open slots: as numbers if they are few, as bits if not.
+func (b *segmentBuilder) list() slotList {
+	b.key = signature(b.key[:0], b.open)
+	if l, ok := b.shared[string(b.key)]; ok {
+		return l
+	}
+	l := slotList{start: uint32(len(b.f.lists)), n: int32(len(b.open))}
+	if len(b.open) > max(6, b.f.words/4) {
+		l = slotList{start: uint32(len(b.f.sets)), n: -1}
+		b.f.sets = append(b.f.sets, make([]uint64, b.f.words)...)
+		for _, s := range b.open {
+			b.f.sets[l.start+s/64] |= 1 << (s % 64)
+		}
+	} else {
+		b.f.lists = append(b.f.lists, b.open...)
+	}
+	b.shared[string(b.key)] = l
+	return l
+}
+
+// related works out what each source class may do to its own owner's and its
+// own household's machines.
+func (m *matrixBuilder) related() {
 	for rel := toSelf; rel < numRelations; rel++ {
 		m.f.relative[rel] = make([]uint32, len(m.srcClasses))
-		known := map[uint32]uint32{0: 0}
-		for class, sig := range m.srcClasses {
-			set := uint32(0)
-			for _, n := range sig {
-				for _, s := range m.srcLists.list[n] {
-					set = m.sets.union(set, m.slotAtoms[s][rel])
+		concerned := make([]uint64, m.f.words)
+		for s, atoms := range m.relatives[rel] {
+			if len(atoms) > 0 && !m.slots[s].never {
+				concerned[s/64] |= 1 << (s % 64)
+			}
+		}
+		known := make(map[string]uint32)
+		var key []byte
+		for class := range m.srcClasses {
+			key = key[:0]
+			var ranges []portRange
+			for w, word := range m.f.source(uint16(class)) {
+				for word &= concerned[w]; word != 0; word &= word - 1 {
+					key = binary.LittleEndian.AppendUint32(key, uint32(w*64+bits.TrailingZeros64(word)))
 				}
 			}
-			if _, ok := known[set]; !ok {
-				allow, _ := m.split(set)
-				known[set] = m.f.addCell(allow, nil)
+			n, ok := known[string(key)]
+			if !ok {
+				for k := 0; k < len(key); k += 4 {
+					for _, a := range m.relatives[rel][binary.LittleEndian.Uint32(key[k:])] {
+						ranges = append(ranges, m.atoms[a].ranges...)
+					}
+				}
+				n = m.f.addCell(mergeRanges(ranges))
+				known[string(key)] = n
 			}
-			m.f.relative[rel][class] = known[set]
+			m.f.relative[rel][class] = n
 		}
 	}
 }
 
-// grants notes which classes each application grant is for.
-func (m *matrixBuilder) grants() error {
+// grants notes, for each application grant, where to find out whom it is for.
+func (m *matrixBuilder) grants() {
 	for i := range m.slots {
 		r := m.slots[i].rule
 		if len(r.app) == 0 {
 			continue
 		}
-		g := appGrant{src: make(map[uint16]bool), dst: make(map[uint16]bool), app: maps.Clone(r.app)}
-		for class, sig := range m.srcClasses {
-			g.src[uint16(class)] = slices.ContainsFunc(sig, func(n uint32) bool {
-				return slices.Contains(m.srcLists.list[n], uint32(i))
-			})
-		}
-		for a := range m.atoms {
-			if m.atoms[a].slot == int32(i) {
-				for _, class := range m.atomClasses[a] {
-					g.dst[class] = true
+		g := appGrant{slot: uint32(i), app: r.app, dst: make(map[uint16]bool)}
+		g.toSelf = len(m.relatives[toSelf][i]) > 0
+		g.toHousehold = len(m.relatives[toHousehold][i]) > 0
+		for class, sig := range m.dstClasses {
+			for _, n := range sig {
+				if slices.ContainsFunc(m.dstLists.list[n], func(a uint32) bool { return m.atoms[a].slot == int32(i) }) {
+					g.dst[uint16(class)] = true
 				}
-				g.toSelf = g.toSelf || slices.Contains(m.sets.list[m.slotAtoms[i][toSelf]], uint32(a))
-				g.toHousehold = g.toHousehold || slices.Contains(m.sets.list[m.slotAtoms[i][toHousehold]], uint32(a))
 			}
 		}
 		m.f.grants = append(m.f.grants, g)
 	}
-	return nil
 }

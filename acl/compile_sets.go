@@ -3,7 +3,6 @@ package acl
 import (
 	"cmp"
 	"encoding/binary"
-	"math/bits"
 	"slices"
 )
 
@@ -185,74 +184,4 @@ func (t *lists) number(l []uint32) uint32 {
 	t.byKey[string(t.key)] = n
 	t.list = append(t.list, l)
 	return n
-}
-
-// atomSets are sets of atoms by number, with unions that are worked out once.
-type atomSets struct {
-	lists
-	table []unionEntry // open addressing, a power of two long
-	used  int
-}
-
-type unionEntry struct {
-	key uint64 // a<<32 | b, never 0
-	set uint32
-}
-
-func newAtomSets() *atomSets {
-	return &atomSets{lists: *newLists(), table: make([]unionEntry, 1<<12)}
-}
-
-func (t *atomSets) union(a, b uint32) uint32 {
-	switch {
-	case a == b || b == 0:
-		return a
-	case a == 0:
-		return b
-	case a > b:
-		a, b = b, a
-	}
-	key := uint64(a)<<32 | uint64(b)
-	i := t.slot(key)
-	if t.table[i].key == key {
-		return t.table[i].set
-	}
-	la, lb := t.list[a], t.list[b]
-	merged := make([]uint32, 0, len(la)+len(lb))
-	for len(la) > 0 && len(lb) > 0 {
-		switch {
-		case la[0] < lb[0]:
-			merged, la = append(merged, la[0]), la[1:]
-		case la[0] > lb[0]:
-			merged, lb = append(merged, lb[0]), lb[1:]
-		default:
-			merged, la, lb = append(merged, la[0]), la[1:], lb[1:]
-		}
-	}
-	merged = append(append(merged, la...), lb...)
-	set := t.number(merged)
-	t.table[i] = unionEntry{key, set}
-	if t.used++; t.used > len(t.table)/2 {
-		t.grow()
-	}
-	return set
-}
-
-func (t *atomSets) slot(key uint64) uint64 {
-	mask := uint64(len(t.table) - 1)
-	i := key * 0x9e3779b97f4a7c15 >> (64 - uint(bits.Len64(mask)))
-	for t.table[i].key != 0 && t.table[i].key != key {
-		i = (i + 1) & mask
-	}
-	return i
-}
-
-func (t *atomSets) grow() {
-	old := t.table
-	t.table = make([]unionEntry, 2*len(old))
-	for _, e := range old {
-		if e.key != 0 {
-			t.table[t.slot(e.key)] = e
-		}
-	}
 }

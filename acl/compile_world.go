@@ -35,7 +35,8 @@ type machine struct {
 	ports     []Port      // services only
 	offer     []portRange // the same, with ping
 	host      peer.ID
-	src, dst  uint16 // classes
+	src       uint16 // classes, as in node
+	dst, wide uint16
 }
 
 func (m *machine) service() bool { return m.flags&flagService != 0 }

@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -83,7 +84,7 @@ func (d Delta) String() string {
 // which allows nothing. Machines that may come count as well, so a rule about
 // a user without any machine is a change.
 func Diff(old, next *Filter, recorded []Flow) Delta {
-	d := &differ{side: [2]*Filter{old, next}, seen: make(map[changeKey]map[uint32]map[uint32]bool), memo: make(map[cellPair][2]string)}
+	d := &differ{side: [2]*Filter{old, next}, seen: make(map[changeKey]map[uint32]map[uint32]bool), memo: make(map[string][2]string)}
 	d.join()
 	d.unrelated()
 	d.related()
@@ -132,8 +133,9 @@ func (j joint) any() *machine {
 	return j[0]
 }
 
-// classPair is a machine's class in both filters; -1 where it has none.
-type classPair [2]int32
+// classPair is a machine's class in both filters, narrow and wide in one
+// number for a destination; -1 where it has none.
+type classPair [2]int64
 
 // changeKey says what changed: 0 closes, 1 opens; which relation the pair
 // must have; and the ranges.
@@ -141,12 +143,6 @@ type changeKey struct {
 	direction int
 	kind      relation
 	ranges    string
-}
-
-// cellPair is what a change depends on.
-type cellPair struct {
-	cell     [2]uint32
-	relative [2][numRelations]uint32
 }
 
 type differ struct {
@@ -157,7 +153,10 @@ type differ struct {
 	dsts     []classPair
 	bySrc    [][]int32 // members
 	byDst    [][]int32
-	memo     map[cellPair][2]string
+	masks    [2][]uint64 // the slots that matter to destination class of
+	of       uint32      // 0: to none
+	memo     map[string][2]string
+	key      []byte
 	seen     map[changeKey]map[uint32]map[uint32]bool // destination class, source class
 }
 
@@ -204,9 +203,9 @@ func (d *differ) join() {
 			if m == nil {
 				continue
 			}
-			s[k], t[k] = int32(m.src), int32(m.dst)
+			s[k], t[k] = int64(m.src), int64(m.dst)<<16|int64(m.wide)
 			if m.service() {
-				t[k] |= 1 << 20 // relations do not reach services, so they are apart
+				t[k] |= 1 << 40 // relations do not reach services, so they are apart
 			}
 		}
 		d.src = append(d.src, put(srcs, &d.srcs, &d.bySrc, s, i))
@@ -232,37 +231,80 @@ func (d *differ) kind(s uint32, a, b joint) relation {
 	return k
 }
 
-// change returns what closes and what opens between two joint classes.
-func (d *differ) change(s, t uint32, kind relation) [2]string {
-	var key cellPair
-	for i, f := range d.side {
-		if f == nil || d.srcs[s][i] < 0 || d.dsts[t][i] < 0 {
-			continue
-		}
-		key.cell[i] = f.cellOf(uint16(d.srcs[s][i]), uint16(d.dsts[t][i]))
-		for rel := toSelf; rel < numRelations; rel++ {
-			if kind&rel != 0 {
-				key.relative[i][rel] = f.relative[rel][d.srcs[s][i]]
-			}
-		}
+// aim gets ready for one destination class: which slots can make a difference
+// to it, in either filter.
+func (d *differ) aim(t uint32) {
+	if d.of == t+1 {
+		return
 	}
-	if c, ok := d.memo[key]; ok {
-		return c
-	}
-	var allow [2][]portRange
+	d.of = t + 1
+	clear(d.memo)
 	for i, f := range d.side {
 		if f == nil {
 			continue
 		}
-		list := slices.Clone(f.allowed(key.cell[i]))
-		for rel := toSelf; rel < numRelations; rel++ {
-			list = append(list, f.allowed(key.relative[i][rel])...)
+		d.masks[i] = make([]uint64, f.words)
+		if c := d.dsts[t][i]; c >= 0 {
+			for _, class := range []uint16{uint16(c >> 16), uint16(c)} {
+				for _, l := range []segmentList{f.dsts[class].allow, f.dsts[class].never} {
+					for _, seg := range f.segments[l.start : l.start+l.n] {
+						f.collect(seg.slots, d.masks[i])
+					}
+				}
+			}
 		}
-		allow[i] = subtract(mergeRanges(list), f.forbidden(key.cell[i]))
 	}
+}
+
+// change returns what closes and what opens between two joint classes.
+// Sources that have the same slots of those that matter fare alike.
+func (d *differ) change(s, t uint32, kind relation) [2]string {
+	d.aim(t)
+	d.key = append(d.key[:0], byte(kind))
+	for i, f := range d.side {
+		if f == nil || d.srcs[s][i] < 0 {
+			continue
+		}
+		d.key = append(d.key, byte(i))
+		for w, word := range f.source(uint16(d.srcs[s][i])) {
+			if word &= d.masks[i][w]; word != 0 {
+				d.key = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint32(d.key, uint32(w)), word)
+			}
+		}
+		d.key = binary.LittleEndian.AppendUint32(d.key, ^uint32(0)) // the words end here
+		for rel := toSelf; rel < numRelations; rel++ {
+			if kind&rel != 0 {
+				d.key = binary.LittleEndian.AppendUint32(d.key, f.relative[rel][d.srcs[s][i]])
+			}
+		}
+	}
+	if c, ok := d.memo[string(d.key)]; ok {
+		return c
+	}
+	allow := [2][]portRange{d.ranges(0, s, t, kind), d.ranges(1, s, t, kind)}
 	c := [2]string{packRanges(subtract(allow[0], allow[1])), packRanges(subtract(allow[1], allow[0]))}
-	d.memo[key] = c
+	d.memo[string(d.key)] = c
 	return c
+}
+
+// ranges is what one of the two filters allows between joint classes.
+func (d *differ) ranges(i int, s, t uint32, kind relation) []portRange {
+	f := d.side[i]
+	if f == nil || d.srcs[s][i] < 0 || d.dsts[t][i] < 0 {
+		return nil
+	}
+	row := f.source(uint16(d.srcs[s][i]))
+	var allow, never []portRange
+	for _, class := range []uint16{uint16(d.dsts[t][i] >> 16), uint16(d.dsts[t][i])} {
+		allow = append(allow, f.matching(f.dsts[class].allow, row)...)
+		never = append(never, f.matching(f.dsts[class].never, row)...)
+	}
+	for rel := toSelf; rel < numRelations; rel++ {
+		if kind&rel != 0 {
+			allow = append(allow, f.ports(f.relative[rel][d.srcs[s][i]])...)
+		}
+	}
+	return subtract(mergeRanges(allow), mergeRanges(never))
 }
 
 // packRanges makes a list of ranges comparable, whatever rules it came from.
@@ -313,8 +355,8 @@ func (d *differ) note(s, t uint32, kind relation) {
 
 // unrelated compares every cell of the two matrices.
 func (d *differ) unrelated() {
-	for s := range d.srcs {
-		for t := range d.dsts {
+	for t := range d.dsts {
+		for s := range d.srcs {
 			if c := d.change(uint32(s), uint32(t), toClass); (c[0] != "" || c[1] != "") && d.meet(uint32(s), uint32(t)) {
 				d.note(uint32(s), uint32(t), toClass)
 			}

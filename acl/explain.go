@@ -59,7 +59,7 @@ func (f *Filter) Explain(src, dst netip.Addr, proto Proto, port uint16) Explanat
 	case ReasonNotOffered:
 		e.Nearest = fmt.Sprintf("%v offers %s", to, portNames(to.offer))
 	case ReasonNever:
-		if hit := searchRanges(f.forbidden(f.cellOf(from.src, to.dst)), portKey(proto, port)); hit != nil && int(hit.rule) <= len(f.policy.nevers) {
+		if hit := searchRanges(f.forbidden(from, to), portKey(proto, port)); hit != nil && int(hit.rule) <= len(f.policy.nevers) {
 			n := &f.policy.nevers[hit.rule-1]
 			e.Line, e.Text = n.at.line, f.policy.ruleText(n)
 			e.Rule = fmt.Sprintf("never at line %d", e.Line)

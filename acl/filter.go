@@ -2,6 +2,7 @@ package acl
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 )
 
@@ -9,7 +10,8 @@ import (
 // gives both addresses: network+i and ula::i. Index 0 is nobody, so an address
 // that is not on the overlay is a node that nothing is known about.
 type node struct {
-	src, dst  uint16 // class as a source, as a destination
+	src       uint16 // class as a source
+	dst, wide uint16 // classes as a destination
 	owner     uint16 // 0: none, or tagged
 	household uint16 // 0: none
 	flags     nodeFlags
@@ -31,16 +33,21 @@ const (
 // may use it; a new policy is a new Filter. A nil Filter drops everything, and
 // so does the zero one.
 //
-// The verdict on a packet is two array look-ups, one for the row's block and
-// one for the cell, and a search in the few port ranges of that cell.
+// The verdict on a packet is two array look-ups, the source's class and the
+// destination's, a search for the port in the destination's few segments, and
+// a test whether one of that segment's rules is about the source.
 type Filter struct {
 	net4  uint32 // the IPv4 network, host order
 	mask4 uint32 // its host bits
 	net6  uint64 // the ULA's first 64 bits
-	width int    // blocks in a row
+	words int    // 64-bit words in a set of slots
 
-	rows     []uint32 // source class * width + destination class / 64 -> block
-	blocks   []block  // destination class % 64 -> cell
+	sources  []uint64      // source class * words: a bit for each slot about it
+	dsts     []destination // by destination class
+	segments []segment
+	firsts   []uint32 // where each segment begins, packed for the search
+	lists    []uint32 // slots, sorted
+	sets     []uint64 // slots as bits
 	cells    []cell   // cell 0 is empty
 	ranges   []portRange
 	relative [numRelations][]uint32 // source class -> cell, for its own owner's and household's machines
@@ -50,19 +57,42 @@ type Filter struct {
 	recovery bool // no enrolment either
 	partial  bool // made from a Slice: who is missing may well exist
 
+	slots []slot // every rule, in the order of precedence
+
 	// What follows is for people: Explain, Diff, Resolve.
 	v4, v6   netip.Prefix
 	policy   *Policy
-	slots    []slot
 	machines []machine // by index, then ghosts
 	grants   []appGrant
 }
 
-// cell is what one class of sources may send to one class of destinations:
-// allowed ranges, then ranges that never forbids, at start in f.ranges.
+// destination is a class of destinations: by port, the slots that open it and
+// those that forbid it. offer is the cell with a service's ports, 0 for peers.
+type destination struct {
+	allow, never segmentList
+	offer        uint32
+}
+
+// segmentList is a run of Filter.segments, sorted and without overlaps.
+type segmentList struct {
+	start, n uint32
+}
+
+// segment is a range of ports for which the same slots count.
+type segment struct {
+	first, last uint32 // as portKey packs them
+	slots       slotList
+}
+
+// slotList is a run of Filter.lists, or, with n -1, a set in Filter.sets.
+type slotList struct {
+	start uint32
+	n     int32
+}
+
+// cell is a run of Filter.ranges, sorted and without overlaps.
 type cell struct {
-	start        uint32
-	allow, never uint32 // how many
+	start, n uint32
 }
 
 // node returns the index of an address, 0 if it is not on the overlay.
@@ -126,27 +156,76 @@ func (f *Filter) lookup(src, dst uint16, proto Proto, port uint16) Verdict {
 		v.Reason = ReasonCrossHousehold
 		return v
 	}
-	key := portKey(proto, port)
-	c := &f.cells[f.cellOf(s.src, d.dst)]
-	if hit := searchRanges(f.ranges[c.start:c.start+c.allow], key); hit != nil {
-		v.Allow, v.Rule = true, hit.rule
+	key, row := portKey(proto, port), f.source(s.src)
+	to := &f.dsts[d.dst]
+	slot := f.search(to.allow, key, row)
+	if slot < 0 && d.wide != 0 {
+		slot = f.search(f.dsts[d.wide].allow, key, row)
+	}
+	if slot >= 0 {
+		v.Allow, v.Rule = true, f.slots[slot].n
 	} else if rule := f.lookupRelative(s, d, key); rule != 0 {
 		v.Allow, v.Rule = true, rule
 	} else {
 		v.Reason = ReasonNoRule
-		if d.flags&flagService != 0 && !f.offers(dst, key) {
+		if d.flags&flagService != 0 && !f.partial && searchRanges(f.ports(to.offer), key) == nil {
 			v.Reason = ReasonNotOffered
 		}
 	}
-	if c.never != 0 && searchRanges(f.ranges[c.start+c.allow:c.start+c.allow+c.never], key) != nil {
+	if to.never.n != 0 && f.search(to.never, key, row) >= 0 || d.wide != 0 && f.search(f.dsts[d.wide].never, key, row) >= 0 {
 		return Verdict{Local: v.Local, Reason: ReasonNever}
 	}
 	return v
 }
 
-// cellOf is the matrix.
-func (f *Filter) cellOf(src, dst uint16) uint32 {
-	return f.blocks[f.rows[int(src)*f.width+int(dst/blockSize)]][dst%blockSize]
+// source returns the rules about a source class, as bits.
+func (f *Filter) source(class uint16) []uint64 {
+	return f.sources[int(class)*f.words : (int(class)+1)*f.words]
+}
+
+// search returns the first slot that counts for a port and is in row, -1 for
+// none.
+func (f *Filter) search(l segmentList, key uint32, row []uint64) int32 {
+	if l.n == 0 {
+		return -1
+	}
+	// The loop has no branch that depends on the packet: a mispredicted one
+	// costs as much as the rest of the verdict.
+	firsts := f.firsts[l.start : l.start+l.n]
+	at := uint32(0)
+	for n := l.n; n > 1; {
+		half := n / 2
+		next := at + half
+		if firsts[next] <= key {
+			at = next
+		}
+		n -= half
+	}
+	seg := &f.segments[l.start+at]
+	if key < seg.first || key > seg.last {
+		return -1
+	}
+	return f.first(seg.slots, row)
+}
+
+// first returns the first slot that a list and a row have in common, -1 for
+// none.
+func (f *Filter) first(l slotList, row []uint64) int32 {
+	if l.n >= 0 {
+		for _, slot := range f.lists[l.start : l.start+uint32(l.n)] {
+			if row[slot/64]>>(slot%64)&1 != 0 {
+				return int32(slot)
+			}
+		}
+		return -1
+	}
+	set := f.sets[l.start : int(l.start)+len(row)]
+	for i, word := range row {
+		if both := word & set[i]; both != 0 {
+			return int32(i*64 + bits.TrailingZeros64(both))
+		}
+	}
+	return -1
 }
 
 // lookupRelative looks at autogroup:self and autogroup:same-household, which
@@ -161,8 +240,7 @@ func (f *Filter) lookupRelative(s, d *node, key uint32) int32 {
 			rel == toHousehold && (s.household == 0 || s.household != d.household) {
 			continue
 		}
-		c := &f.cells[n]
-		if hit := searchRanges(f.ranges[c.start:c.start+c.allow], key); hit != nil {
+		if hit := searchRanges(f.ports(n), key); hit != nil {
 			return hit.rule
 		}
 	}
@@ -191,11 +269,4 @@ func (f *Filter) special(v *Verdict, s, d *node, proto Proto, port uint16) {
 	default:
 		v.Reason = ReasonNoRule
 	}
-}
-
-// offers reports whether a service has a port at all. It is asked only on
-// refusal, so that the reason can say so.
-func (f *Filter) offers(n uint16, key uint32) bool {
-	m := f.machineAt(n)
-	return m == nil || searchRanges(m.offer, key) != nil
 }

@@ -25,7 +25,7 @@ func (f *Filter) setNodes() {
 		}
 		n := f.slotFor(m.index)
 		*n = node{
-			src: m.src, dst: m.dst, flags: m.flags,
+			src: m.src, dst: m.dst, wide: m.wide, flags: m.flags,
 			owner: number(owners, m.owner), household: number(households, m.household),
 		}
 	}
@@ -40,27 +40,59 @@ func (f *Filter) slotFor(n uint16) *node {
 	return &page[n&0xff]
 }
 
-// addCell stores a cell. An empty one is cell 0.
-func (f *Filter) addCell(allow, never []portRange) uint32 {
+// addCell stores a list of ranges. An empty one is cell 0.
+func (f *Filter) addCell(ranges []portRange) uint32 {
 	if len(f.cells) == 0 {
 		f.cells = []cell{{}}
 	}
-	if len(allow)+len(never) == 0 {
+	if len(ranges) == 0 {
 		return 0
 	}
-	c := cell{start: uint32(len(f.ranges)), allow: uint32(len(allow)), never: uint32(len(never))}
-	f.ranges = append(append(f.ranges, allow...), never...)
-	f.cells = append(f.cells, c)
+	f.cells = append(f.cells, cell{start: uint32(len(f.ranges)), n: uint32(len(ranges))})
+	f.ranges = append(f.ranges, ranges...)
 	return uint32(len(f.cells) - 1)
 }
 
-func (f *Filter) allowed(c uint32) []portRange {
-	return f.ranges[f.cells[c].start : f.cells[c].start+f.cells[c].allow]
+// ports returns what a cell holds.
+func (f *Filter) ports(c uint32) []portRange {
+	return f.ranges[f.cells[c].start : f.cells[c].start+f.cells[c].n]
 }
 
-func (f *Filter) forbidden(c uint32) []portRange {
-	start := f.cells[c].start + f.cells[c].allow
-	return f.ranges[start : start+f.cells[c].never]
+// allowed is everything that rules let src send to dst, whatever a never says,
+// as the packet path would find it one port at a time.
+func (f *Filter) allowed(src, dst *machine) []portRange {
+	row := f.source(src.src)
+	var list []portRange
+	for _, class := range []uint16{dst.dst, dst.wide} {
+		list = append(list, f.matching(f.dsts[class].allow, row)...)
+	}
+	if !dst.service() {
+		if sameOwner(src, dst) {
+			list = append(list, f.ports(f.relative[toSelf][src.src])...)
+		}
+		if sameHousehold(src, dst) {
+			list = append(list, f.ports(f.relative[toHousehold][src.src])...)
+		}
+	}
+	return mergeRanges(list)
+}
+
+// forbidden is everything that a never keeps src from sending to dst. The
+// ranges' rules are numbers of nevers.
+func (f *Filter) forbidden(src, dst *machine) []portRange {
+	row := f.source(src.src)
+	return mergeRanges(append(f.matching(f.dsts[dst.dst].never, row), f.matching(f.dsts[dst.wide].never, row)...))
+}
+
+// matching returns the segments in which a row has a slot.
+func (f *Filter) matching(l segmentList, row []uint64) []portRange {
+	var list []portRange
+	for _, seg := range f.segments[l.start : l.start+l.n] {
+		if slot := f.first(seg.slots, row); slot >= 0 {
+			list = append(list, portRange{seg.first, seg.last, f.slots[slot].n})
+		}
+	}
+	return list
 }
 
 // machineAt finds the machine at an index, nil if there is none.
@@ -86,7 +118,8 @@ func (f *Filter) placed() []machine {
 
 // appGrant is a grant's "app" for classes of machines.
 type appGrant struct {
-	src, dst            map[uint16]bool
+	slot                uint32
+	dst                 map[uint16]bool // narrow and wide classes
 	toSelf, toHousehold bool
 	app                 map[string][]json.RawMessage
 }
@@ -107,7 +140,8 @@ func (f *Filter) Grants(src, dst netip.Addr) map[string][]json.RawMessage {
 		peers := d.flags&flagService == 0
 		self := g.toSelf && peers && s.owner != 0 && s.owner == d.owner
 		home := g.toHousehold && peers && s.household != 0 && s.household == d.household
-		if !g.src[s.src] || !g.dst[d.dst] && !self && !home {
+		about := f.source(s.src)[g.slot/64]>>(g.slot%64)&1 != 0
+		if !about || !g.dst[d.dst] && !g.dst[d.wide] && !self && !home {
 			continue
 		}
 		if out == nil {

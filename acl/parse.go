@@ -55,6 +55,7 @@ func Parse(text []byte) (*Policy, error) {
 type decoder struct {
 	text  []byte
 	lines []int // offset at which each line starts
+	last  position
 }
 
 func lineStarts(text []byte) []int {
@@ -73,8 +74,14 @@ func (d *decoder) at(offset int) position {
 	if found {
 		line++
 	}
-	column := utf8.RuneCount(d.text[d.lines[line-1]:offset]) + 1
-	return position{offset: offset, line: line, column: column}
+	from, column := d.lines[line-1], 1
+	if d.last.line == line && d.last.offset <= offset {
+		// A policy on one long line is not counted from its start each time.
+		from, column = d.last.offset, d.last.column
+	}
+	column += utf8.RuneCount(d.text[from:offset])
+	d.last = position{offset: offset, line: line, column: column}
+	return d.last
 }
 
 // characters refuses what no editor shows as it is.

@@ -225,3 +225,8 @@ func (r *rule) selectors(yield func(selector) bool) bool {
 func (p *Policy) ruleText(r *rule) string {
 	return oneLine(p.text[r.at.offset:r.end], 240)
 }
+
+// HasAdmin reports whether group:admin has a member.
+func (p *Policy) HasAdmin() bool {
+	return p != nil && slices.ContainsFunc(p.groups, func(g membership) bool { return g.name == adminGroup && len(g.members) > 0 })
+}

@@ -72,7 +72,7 @@ func (c *compiler) runTarget(from []*machine, t target, accept bool) *Error {
 	for _, src := range from {
 		for _, dst := range to {
 			// Machines of one class, owner and household fare alike.
-			key := [4]string{fmt.Sprint(src.src, ":", dst.dst), src.household + "/" + dst.household, src.owner + "/" + dst.owner, fmt.Sprint(dst.service())}
+			key := [4]string{fmt.Sprint(src.src, ":", dst.dst, ":", dst.wide), src.household + "/" + dst.household, src.owner + "/" + dst.owner, fmt.Sprint(dst.service())}
 			if src == dst && !src.ghost() || accept && !compatible(src, dst) {
 				continue
 			}
@@ -143,21 +143,10 @@ func eitherProto(asked, missing []portRange) []portRange {
 }
 
 // pair works out everything that src may send to dst, as the packet path
-// would decide it one port at a time.
+// would decide it one port at a time, quarantine apart.
 func (f *Filter) pair(src, dst *machine) []portRange {
 	if !compatible(src, dst) || (src.flags|dst.flags)&(flagInvite|flagEnrol) != 0 {
 		return nil
 	}
-	n := f.cellOf(src.src, dst.dst)
-	allow := f.allowed(n)
-	if !dst.service() {
-		if sameOwner(src, dst) {
-			allow = append(allow[:len(allow):len(allow)], f.allowed(f.relative[toSelf][src.src])...)
-		}
-		if sameHousehold(src, dst) {
-			allow = append(allow[:len(allow):len(allow)], f.allowed(f.relative[toHousehold][src.src])...)
-		}
-		allow = mergeRanges(append([]portRange(nil), allow...))
-	}
-	return subtract(allow, f.forbidden(n))
+	return subtract(f.allowed(src, dst), f.forbidden(src, dst))
 }

@@ -1,26 +1,19 @@
 package acl
 
-import "slices"
+// A never is not only checked here. It is compiled into the matrix beside the
+// rules, so the packet path refuses what a never forbids. Proving it means
+// finding no pair of classes in which a rule had allowed it. When a world
+// changes so that the proof no longer holds, the never still does.
 
-// A never is not only checked here. Its selectors are part of the classes and
-// its ports are in the matrix beside those of the rules, so the packet path
-// refuses what a never forbids. Proving it means finding no cell in which a
-// rule had allowed it. When a world changes so that the proof no longer
-// holds, the never still does.
-
-// example is a pair of machines that breaks a never.
-type example struct {
-	src, dst *machine
-	port     Port
-	rule     int32
-	never    int32
-}
-
-// prove checks every cell of the matrix that some pair of machines, real or
-// yet to come, can meet in.
+// prove checks every never against every pair of classes that machines, real
+// or yet to come, can be in.
 func (c *compiler) prove() error {
-	for _, e := range c.f.breaches(c.p) {
-		never := &c.p.nevers[e.never-1]
+	for i := range c.p.nevers {
+		never := &c.p.nevers[i]
+		e := c.breach(never)
+		if e == nil {
+			continue
+		}
 		err := never.at.errorf("this never does not hold: %v would reach %v on %v by the %s: %s; narrow one of the two",
 			e.src, e.dst, e.port, c.f.ruleName(e.rule), c.f.RuleText(e.rule))
 		if c.strict {
@@ -31,59 +24,70 @@ func (c *compiler) prove() error {
 	return nil
 }
 
-// breaches finds at most one example for each never.
-func (f *Filter) breaches(p *Policy) []example {
-	if len(p.nevers) == 0 {
-		return nil
-	}
-	b := &breachFinder{f: f, found: make(map[int32]example), cells: make(map[[2]uint32][]example)}
-	srcs, dsts := b.groups(func(m *machine) uint16 { return m.src }), b.groups(func(m *machine) uint16 { return m.dst })
-	for src, from := range srcs {
-		for dst, to := range dsts {
-			if n := f.cellOf(uint16(src), uint16(dst)); f.cells[n].never != 0 {
-				b.cell(n, n, from, to, anyPair)
-			}
+// example is a pair of machines that breaks a never.
+type example struct {
+	src, dst *machine
+	port     Port
+	rule     int32
+}
+
+// breach looks for an example against one never, nil if there is none: the
+// proof.
+func (c *compiler) breach(never *rule) *example {
+	from := make(map[int32]bool)
+	for _, s := range never.src {
+		for _, i := range c.r.find(s) {
+			from[i] = true
 		}
 	}
-	for rel := toSelf; rel < numRelations; rel++ {
-		b.relation(rel)
+	srcs := groupBy(c.f, from, func(m *machine) uint32 { return uint32(m.src) })
+	for _, t := range never.dst {
+		to := make(map[int32]bool)
+		for _, i := range c.r.find(t.sel) {
+			to[i] = true
+		}
+		dsts := groupBy(c.f, to, func(m *machine) uint32 { return uint32(m.dst)<<16 | uint32(m.wide) })
+		ports := rangesOf(t.ports, 0)
+		for _, d := range dsts {
+			open := c.f.openers(&c.f.machines[d[0]], ports)
+			for _, s := range srcs {
+				if meets(c.f.source(c.f.machines[s[0]].src), open) {
+					if e := c.f.example(s, d, ports); e != nil {
+						return e
+					}
+				}
+			}
+		}
+		if e := c.relatedBreach(from, to, ports); e != nil {
+			return e
+		}
 	}
-	var list []example
-	for _, e := range b.found {
-		list = append(list, e)
-	}
-	slices.SortFunc(list, func(a, b example) int { return int(a.never - b.never) })
-	return list
+	return nil
 }
 
-type breachFinder struct {
-	f     *Filter
-	found map[int32]example
-	cells map[[2]uint32][]example // what two cells contradict each other in
-}
-
-// groups lists machines of each class: two for each household stand for all,
-// because within the matrix nothing else tells them apart. Invites and the
-// enrol service are not in the matrix; quarantine passes, so the quarantined
-// are.
-func (b *breachFinder) groups(class func(*machine) uint16) [][]int32 {
+// groupBy puts machines of one class together, two for each household: within
+// the matrix nothing else tells them apart. Invites and the enrol service are
+// not in the matrix. The quarantined are: quarantine passes.
+func groupBy(f *Filter, set map[int32]bool, class func(*machine) uint32) [][]int32 {
 	type key struct {
-		class     uint16
+		class     uint32
 		household string
 	}
 	var out [][]int32
-	count := make(map[key]int)
-	for i := range b.f.machines {
-		m := &b.f.machines[i]
-		if m.flags&(flagInvite|flagEnrol) != 0 {
+	place, count := make(map[uint32]int), make(map[key]int)
+	for i := range f.machines {
+		m := &f.machines[i]
+		if !set[int32(i)] || m.flags&(flagInvite|flagEnrol) != 0 {
 			continue
 		}
 		k := key{class(m), m.household}
 		if count[k]++; count[k] > 2 {
 			continue
 		}
-		n := int(k.class)
-		for len(out) <= n {
+		n, ok := place[k.class]
+		if !ok {
+			n = len(out)
+			place[k.class] = n
 			out = append(out, nil)
 		}
 		out[n] = append(out[n], int32(i))
@@ -91,40 +95,88 @@ func (b *breachFinder) groups(class func(*machine) uint16) [][]int32 {
 	return out
 }
 
-func anyPair(_, _ *machine) bool { return true }
-
-func sameOwner(a, b *machine) bool { return a.owner != "" && a.owner == b.owner }
-
-func sameHousehold(a, b *machine) bool { return a.household != "" && a.household == b.household }
-
-// cell looks for a pair of machines between which allow's rules and never's
-// nevers meet.
-func (b *breachFinder) cell(allow, never uint32, from, to []int32, fits func(a, b *machine) bool) {
-	clashes, ok := b.cells[[2]uint32{allow, never}]
-	if !ok {
-		clashes = b.f.clashes(allow, never)
-		b.cells[[2]uint32{allow, never}] = clashes
-	}
-	if len(clashes) == 0 {
-		return
-	}
-	clashes = slices.DeleteFunc(slices.Clone(clashes), func(e example) bool { _, ok := b.found[e.never]; return ok })
-	if len(clashes) == 0 {
-		return
-	}
-	for _, s := range from {
-		for _, d := range to {
-			src, dst := &b.f.machines[s], &b.f.machines[d]
-			if s == d && !src.ghost() || !compatible(src, dst) || !fits(src, dst) {
-				continue
+// openers returns, as bits, every slot that opens one of the ports of dst.
+func (f *Filter) openers(dst *machine, ports []portRange) []uint64 {
+	open := make([]uint64, f.words)
+	for _, class := range []uint16{dst.dst, dst.wide} {
+		l := f.dsts[class].allow
+		for _, seg := range f.segments[l.start : l.start+l.n] {
+			if len(intersect([]portRange{{seg.first, seg.last, 0}}, ports)) > 0 {
+				f.collect(seg.slots, open)
 			}
-			for _, e := range clashes {
-				e.src, e.dst = src, dst
-				b.found[e.never] = e
-			}
-			return
 		}
 	}
+	return open
+}
+
+// collect adds a list's slots to a set.
+func (f *Filter) collect(l slotList, set []uint64) {
+	if l.n < 0 {
+		for i := range set {
+			set[i] |= f.sets[int(l.start)+i]
+		}
+		return
+	}
+	for _, slot := range f.lists[l.start : l.start+uint32(l.n)] {
+		set[slot/64] |= 1 << (slot % 64)
+	}
+}
+
+func meets(a, b []uint64) bool {
+	for i, word := range a {
+		if word&b[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// example finds two machines that may meet and whose rules allow one of the
+// ports.
+func (f *Filter) example(from, to []int32, ports []portRange) *example {
+	for _, s := range from {
+		for _, d := range to {
+			src, dst := &f.machines[s], &f.machines[d]
+			if s == d && !src.ghost() || !compatible(src, dst) {
+				continue
+			}
+			if hit := intersect(f.allowed(src, dst), ports); len(hit) > 0 {
+				hit[0].last = hit[0].first
+				return &example{src: src, dst: dst, port: hit[0].port(), rule: hit[0].rule}
+			}
+		}
+	}
+	return nil
+}
+
+// relatedBreach does for autogroup:self and autogroup:same-household what the
+// walk over classes does for all other destinations.
+func (c *compiler) relatedBreach(from, to map[int32]bool, ports []portRange) *example {
+	for rel := toSelf; rel < numRelations; rel++ {
+		srcs, dsts := make(map[string][]int32), make(map[string][]int32)
+		for i := range c.f.machines {
+			m := &c.f.machines[i]
+			group := m.owner
+			if rel == toHousehold {
+				group = m.household
+			}
+			if group == "" || m.service() || m.flags&flagInvite != 0 {
+				continue
+			}
+			if from[int32(i)] && len(intersect(c.f.ports(c.f.relative[rel][m.src]), ports)) > 0 {
+				srcs[group] = append(srcs[group], int32(i))
+			}
+			if to[int32(i)] {
+				dsts[group] = append(dsts[group], int32(i))
+			}
+		}
+		for group, list := range srcs {
+			if e := c.f.example(list, dsts[group], ports); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
 }
 
 // compatible reports whether promise 3 lets two machines meet at all.
@@ -132,49 +184,6 @@ func compatible(a, b *machine) bool {
 	return a.household == b.household || a.household == "" || b.household == ""
 }
 
-// clashes lists, for each never in a cell, the first port that a rule allows.
-func (f *Filter) clashes(allow, never uint32) []example {
-	var list []example
-	for _, n := range f.forbidden(never) {
-		for _, r := range intersect(f.allowed(allow), []portRange{n}) {
-			r.last = r.first
-			list = append(list, example{port: r.port(), rule: r.rule, never: n.rule})
-			break
-		}
-	}
-	return list
-}
+func sameOwner(a, b *machine) bool { return a.owner != "" && a.owner == b.owner }
 
-// relation does for autogroup:self and autogroup:same-household what the walk
-// over the matrix does for all other destinations.
-func (b *breachFinder) relation(rel relation) {
-	group, fits := func(m *machine) string { return m.owner }, sameOwner
-	if rel == toHousehold {
-		group, fits = func(m *machine) string { return m.household }, sameHousehold
-	}
-	type key struct {
-		group string
-		class uint16
-	}
-	froms, tos := make(map[key][]int32), make(map[string]map[uint16][]int32)
-	for i := range b.f.machines {
-		m := &b.f.machines[i]
-		if m.service() || m.flags&flagInvite != 0 || group(m) == "" {
-			continue
-		}
-		if b.f.relative[rel][m.src] != 0 {
-			froms[key{group(m), m.src}] = append(froms[key{group(m), m.src}], int32(i))
-		}
-		if tos[group(m)] == nil {
-			tos[group(m)] = make(map[uint16][]int32)
-		}
-		tos[group(m)][m.dst] = append(tos[group(m)][m.dst], int32(i))
-	}
-	for k, from := range froms {
-		for dst, to := range tos[k.group] {
-			if n := b.f.cellOf(k.class, dst); b.f.cells[n].never != 0 {
-				b.cell(b.f.relative[rel][k.class], n, from, to, fits)
-			}
-		}
-	}
-}
+func sameHousehold(a, b *machine) bool { return a.household != "" && a.household == b.household }

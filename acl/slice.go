@@ -1,7 +1,7 @@
 package acl
 
 import (
-	"fmt"
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/warrenmesh/warren/peer"
@@ -54,7 +54,7 @@ func (f *Filter) Slice(id peer.ID) *Slice {
 	if f == nil || id == "" {
 		return nil
 	}
-	b := &slicer{f: f, out: &Slice{V4: f.v4, V6: f.v6, Sets: [][]SlicePort{{}}}, sets: map[string]int{"[]": 0}}
+	b := &slicer{f: f, out: &Slice{V4: f.v4, V6: f.v6, Sets: [][]SlicePort{{}}}, sets: map[string]int{"": 0}}
 	found := false
 	for i := range f.placed() {
 		m := &f.machines[i]
@@ -73,11 +73,12 @@ type slicer struct {
 	f    *Filter
 	out  *Slice
 	sets map[string]int
+	key  []byte
 }
 
 // likeness is all that between depends on, for one side fixed.
 type likeness struct {
-	src, dst                 uint16
+	src, dst, wide           uint16
 	sameOwner, sameHousehold bool
 	compatible               bool
 	flags                    nodeFlags
@@ -91,7 +92,7 @@ func (b *slicer) node(self *machine) {
 		if m == self {
 			continue
 		}
-		key := likeness{m.src, m.dst, sameOwner(self, m), sameHousehold(self, m), compatible(self, m), m.flags}
+		key := likeness{m.src, m.dst, m.wide, sameOwner(self, m), sameHousehold(self, m), compatible(self, m), m.flags}
 		sets, ok := known[key]
 		if !ok {
 			sets = [2]int{b.set(b.f.between(m, self)), b.set(b.f.between(self, m))}
@@ -110,7 +111,13 @@ func (b *slicer) node(self *machine) {
 }
 
 func (b *slicer) set(ranges []portRange) int {
-	key := fmt.Sprint(ranges)
+	b.key = b.key[:0]
+	for _, r := range ranges {
+		b.key = binary.LittleEndian.AppendUint32(b.key, r.first)
+		b.key = binary.LittleEndian.AppendUint32(b.key, r.last)
+		b.key = binary.LittleEndian.AppendUint32(b.key, uint32(r.rule))
+	}
+	key := string(b.key)
 	n, ok := b.sets[key]
 	if !ok {
 		n = len(b.out.Sets)
@@ -133,158 +140,4 @@ func (f *Filter) between(src, dst *machine) []portRange {
 		return nil
 	}
 	return f.pair(src, dst)
-}
-
-// Filter compiles the slice. The spoke's own nodes are its local ones; nodes
-// that the slice does not speak of are refused. A slice that does not make
-// sense is refused as a whole.
-func (s *Slice) Filter() (*Filter, error) {
-	if s == nil {
-		return nil, fmt.Errorf("reading policy slice: there is none")
-	}
-	f := &Filter{partial: true}
-	if err := f.setPlan(&World{V4: s.V4, V6: s.V6}); err != nil {
-		return nil, fmt.Errorf("reading policy slice: %w", err)
-	}
-	b := &sliceCompiler{f: f, s: s}
-	if err := b.sets(); err != nil {
-		return nil, fmt.Errorf("reading policy slice: %w", err)
-	}
-	if err := b.nodes(); err != nil {
-		return nil, fmt.Errorf("reading policy slice: %w", err)
-	}
-	b.matrix()
-	return f, nil
-}
-
-type sliceCompiler struct {
-	f     *Filter
-	s     *Slice
-	cells []uint32   // for each set
-	class []uint16   // for each index; own nodes have the classes from 1
-	reach [][]ownSet // for each class
-}
-
-// ownSet is what a class of other nodes has to do with one of our own.
-type ownSet struct {
-	own     uint16 // class
-	in, out uint32 // cells
-}
-
-func (b *sliceCompiler) sets() error {
-	if len(b.s.Sets) > maxSliceSets || len(b.s.Nodes) > maxSliceNodes || len(b.s.Nodes) == 0 {
-		return fmt.Errorf("it has %d nodes and %d sets; the most are %d and %d", len(b.s.Nodes), len(b.s.Sets), maxSliceNodes, maxSliceSets)
-	}
-	for i, set := range b.s.Sets {
-		if len(set) > maxSlicePorts {
-			return fmt.Errorf("set %d has %d ranges of ports; the most are %d", i, len(set), maxSlicePorts)
-		}
-		var ranges []portRange
-		for _, p := range set {
-			lo, hi := portKey(p.Proto, p.First), portKey(p.Proto, p.Last)
-			if lo == 0 || hi < lo {
-				return fmt.Errorf("set %d has the impossible ports %v", i, p.Port)
-			}
-			ranges = append(ranges, portRange{lo, hi, p.Rule})
-		}
-		b.cells = append(b.cells, b.f.addCell(mergeRanges(ranges), nil))
-	}
-	return nil
-}
-
-// nodes refines, own node by own node, which other nodes are treated alike.
-func (b *sliceCompiler) nodes() error {
-	b.class = make([]uint16, b.f.mask4+1)
-	b.reach = make([][]ownSet, len(b.s.Nodes)+1)
-	for i, n := range b.s.Nodes {
-		if n.Index == 0 || uint32(n.Index) >= b.f.mask4 || b.class[n.Index] != 0 {
-			return fmt.Errorf("it has no place for node %d", n.Index)
-		}
-		b.class[n.Index] = uint16(i + 1)
-	}
-	own := uint16(len(b.s.Nodes))
-	for i, n := range b.s.Nodes {
-		type step struct {
-			from    uint16
-			in, out int
-		}
-		steps := make(map[step]uint16)
-		next := uint32(1)
-		for _, r := range n.Reach {
-			if uint32(r.First) < next || r.Last < r.First || uint32(r.Last) >= b.f.mask4 ||
-				min(r.In, r.Out) < 0 || max(r.In, r.Out) >= len(b.cells) {
-				return fmt.Errorf("node %d has the impossible reach %+v", n.Index, r)
-			}
-			next = uint32(r.Last) + 1
-			for at := uint32(r.First); at <= uint32(r.Last); at++ {
-				c := b.class[at]
-				if c != 0 && c <= own {
-					continue // our own nodes do not meet inside the tunnel
-				}
-				to, ok := steps[step{c, r.In, r.Out}]
-				if !ok {
-					if len(b.reach) > 1<<16-1 {
-						return fmt.Errorf("it tells apart more than 65,535 kinds of node")
-					}
-					to = uint16(len(b.reach))
-					steps[step{c, r.In, r.Out}] = to
-					more := ownSet{uint16(i + 1), b.cells[r.In], b.cells[r.Out]}
-					b.reach = append(b.reach, append(b.reach[c][:len(b.reach[c]):len(b.reach[c])], more))
-				}
-				b.class[at] = to
-			}
-		}
-	}
-	for i, c := range b.class {
-		if c == 0 {
-			continue
-		}
-		flags := flagActive | flagKnown
-		if c <= own {
-			flags |= flagLocal
-		}
-		*b.f.slotFor(uint16(i)) = node{src: c, dst: c, flags: flags}
-	}
-	return nil
-}
-
-// matrix fills the rows of our own nodes, and in the others' rows the columns
-// of our own. Everything else stays empty.
-func (b *sliceCompiler) matrix() {
-	f, total := b.f, len(b.reach)
-	f.width = (total + blockSize - 1) / blockSize
-	f.rows = make([]uint32, total*f.width)
-	f.blocks = make([]block, 1)
-	for rel := toSelf; rel < numRelations; rel++ {
-		f.relative[rel] = make([]uint32, total)
-	}
-	known := map[block]uint32{{}: 0}
-	store := func(row, column int, cells *block) {
-		n, ok := known[*cells]
-		if !ok {
-			n = uint32(len(f.blocks))
-			known[*cells] = n
-			f.blocks = append(f.blocks, *cells)
-		}
-		f.rows[row*f.width+column] = n
-	}
-	own := len(b.s.Nodes)
-	out := make([]block, own*f.width)
-	for class, list := range b.reach {
-		in := make([]block, own/blockSize+1)
-		for _, r := range list {
-			in[r.own/blockSize][r.own%blockSize] = r.in
-			out[int(r.own-1)*f.width+class/blockSize][class%blockSize] = r.out
-		}
-		for column := range in {
-			if class > own {
-				store(class, column, &in[column])
-			}
-		}
-	}
-	for i := range own {
-		for column := range f.width {
-			store(i+1, column, &out[i*f.width+column])
-		}
-	}
 }
