@@ -21,7 +21,6 @@ type tour struct {
 	procs      []*proc
 	said, held int
 	phoneDNS   string // the resolver that the phone's configuration names
-	downloads  []string
 }
 
 // proc is a program that runs until it is ended.
