@@ -1,0 +1,131 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/warrenmesh/warren/acl"
+	"github.com/warrenmesh/warren/hub/audit"
+	"github.com/warrenmesh/warren/hub/store"
+	"github.com/warrenmesh/warren/peer"
+	"github.com/warrenmesh/warren/services/sync"
+)
+
+// The methods here implement sync.Source: what a spoke is told, and what it
+// may say.
+
+// maxServes is how many names one machine may offer.
+const maxServes = 32
+
+// Self tells a spoke who it is, whom it may reach, and its own part of the
+// policy.
+func (s *Server) Self(_ context.Context, p peer.Peer) (sync.Self, <-chan struct{}, error) {
+	changed := s.changed.wait()
+	snap := s.snap.Load()
+	now, ok := snap.roster.ByID(p.ID)
+	if !ok || now.Quarantined {
+		return sync.Self{}, nil, sync.Forbidden("This machine is not an active peer of the mesh.")
+	}
+	slice, err := json.Marshal(snap.filter.Slice(now.ID))
+	if err != nil {
+		return sync.Self{}, nil, fmt.Errorf("encoding policy slice: %w", err)
+	}
+	self := sync.Self{
+		Peer: now, Domain: s.set.domain, Endpoint: s.set.endpoint, DNS: s.dnsAddrs(), Network: s.networks(),
+		MTU: tunnelMTU, Epoch: snap.policy.Generation, Slice: slice, Serves: []string{}, Names: map[string][]netip.Addr{},
+	}
+	for name, addrs := range snap.names {
+		if name == now.Name || snap.filter.Reaches(now.V4, addrs[0]) {
+			self.Names[name] = addrs
+		}
+	}
+	for _, svc := range snap.services {
+		if svc.Host == now.ID {
+			self.Serves = append(self.Serves, svc.Name)
+		}
+	}
+	return self, changed, nil
+}
+
+// Serve records that a machine offers a port of its own under a name. The name
+// is the machine's from then on, until the admin unpublishes it: a rule that
+// says svc:NAME must not come to mean somebody else while the first is away.
+func (s *Server) Serve(ctx context.Context, p peer.Peer, r sync.ServeRequest) (sync.ServeReply, error) {
+	fqdn := r.Name + "." + s.set.domain
+	snap := s.snap.Load()
+	if svc, ok := snap.service(r.Name); ok {
+		if svc.Host != p.ID {
+			return sync.ServeReply{}, sync.Conflict(fmt.Sprintf("The name %q is another machine's; choose another, or ask the admin: hub unpublish %s", r.Name, r.Name))
+		}
+		if len(svc.Ports) == 1 && svc.Ports[0] == offered(r) {
+			return sync.ServeReply{Name: r.Name, FQDN: fqdn}, nil
+		}
+	}
+	if _, ok := snap.roster.ByName(r.Name); ok || reserved(r.Name) {
+		return sync.ServeReply{}, sync.Conflict(fmt.Sprintf("The name %q is taken; choose another.", r.Name))
+	}
+	ev := audit.Event{Actor: "peer:" + p.Name, Action: "service.offer", Target: r.Name,
+		Detail: map[string]string{"port": offered(r).String()}}
+	_, err := s.change(ctx, ev, func(tx *store.Tx) error {
+		have, err := tx.Services()
+		if err != nil {
+			return err
+		}
+		count := 0
+		for _, svc := range have {
+			if svc.Name == r.Name && svc.Host != p.ID {
+				return store.ErrConflict
+			}
+			if svc.Host == p.ID && svc.Name != r.Name {
+				count++
+			}
+		}
+		if count >= maxServes {
+			return sync.Forbidden(fmt.Sprintf("One machine offers at most %d names.", maxServes))
+		}
+		_, err = tx.PutService(store.Service{Name: r.Name, Host: p.ID, Ports: []store.Port{kept(offered(r))}})
+		return err
+	})
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) {
+		return sync.ServeReply{}, sync.Conflict(fmt.Sprintf("The name %q is taken; choose another.", r.Name))
+	}
+	if err != nil {
+		return sync.ServeReply{}, err
+	}
+	return sync.ServeReply{Name: r.Name, FQDN: fqdn}, nil
+}
+
+func offered(r sync.ServeRequest) acl.Port {
+	proto := acl.ProtoTCP
+	if r.Proto == "udp" {
+		proto = acl.ProtoUDP
+	}
+	return acl.Port{Proto: proto, First: r.Port, Last: r.Port}
+}
+
+func kept(p acl.Port) store.Port {
+	return store.Port{Proto: uint8(p.Proto), First: p.First, Last: p.Last}
+}
+
+// Unserve gives a name back.
+func (s *Server) Unserve(ctx context.Context, p peer.Peer, name string) error {
+	if svc, ok := s.snap.Load().service(name); !ok || svc.Host != p.ID {
+		return sync.NotFound(fmt.Sprintf("This machine offers nothing under the name %q.", name))
+	}
+	_, err := s.change(ctx, audit.Event{Actor: "peer:" + p.Name, Action: "service.withdraw", Target: name},
+		func(tx *store.Tx) error { return tx.RemoveService(name) })
+	return err
+}
+
+// Leave removes the machine that asks. Its answer may be the last packet that
+// reaches it.
+func (s *Server) Leave(ctx context.Context, p peer.Peer) error {
+	_, err := s.change(ctx, audit.Event{Actor: "peer:" + p.Name, Action: "peer.leave", Target: p.Name, Detail: map[string]string{"id": string(p.ID)}},
+		func(tx *store.Tx) error { return tx.RemovePeer(p.ID) })
+	s.gate.Forget(p.V4)
+	s.gate.Forget(p.V6)
+	return err
+}

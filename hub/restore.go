@@ -1,0 +1,65 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/warrenmesh/warren/hub/store"
+)
+
+// RestoreConfig says where a backup goes. Dir and Passphrase are needed.
+type RestoreConfig struct {
+	Dir        string
+	DSN        string
+	Key        store.Key // zero makes a new one in Dir
+	Passphrase string
+	Now        func() time.Time
+}
+
+// Restored is what a backup brought back.
+type Restored = store.Restored
+
+// Restore makes a hub from a backup: the same keys, machines and policy. It
+// refuses to touch a directory that holds a hub. If it fails nothing is left
+// behind, so that it can simply be tried again.
+func Restore(ctx context.Context, cfg RestoreConfig, from io.Reader) (done Restored, err error) {
+	if Exists(cfg.Dir) {
+		return done, fmt.Errorf("restoring into %s: %w; use another --dir, or remove this one yourself", cfg.Dir, ErrInitialised)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return done, fmt.Errorf("making state directory: %w", err)
+	}
+	if err := os.Chmod(cfg.Dir, 0o700); err != nil {
+		return done, fmt.Errorf("protecting state directory: %w", err)
+	}
+	var made []string
+	defer func() {
+		if err != nil {
+			for _, f := range made {
+				err = errors.Join(err, os.Remove(f))
+			}
+		}
+	}()
+	if cfg.Key.IsZero() {
+		path := filepath.Join(cfg.Dir, keyFile)
+		if cfg.Key, err = store.CreateKey(path); err != nil {
+			return done, fmt.Errorf("creating store key: %w", err)
+		}
+		made = append(made, path)
+	}
+	if cfg.DSN != "" {
+		path := filepath.Join(cfg.Dir, dsnFile)
+		if err := os.WriteFile(path, []byte(strings.TrimSpace(cfg.DSN)+"\n"), 0o600); err != nil {
+			return done, fmt.Errorf("writing where the store is: %w", err)
+		}
+		made = append(made, path)
+	}
+	return store.Restore(ctx, store.Config{Path: filepath.Join(cfg.Dir, dbFile), DSN: cfg.DSN, Key: cfg.Key, Now: cfg.Now},
+		from, []byte(cfg.Passphrase))
+}

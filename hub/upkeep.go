@@ -1,0 +1,175 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/warrenmesh/warren/hub/audit"
+	"github.com/warrenmesh/warren/hub/store"
+	"github.com/warrenmesh/warren/netstack"
+	"github.com/warrenmesh/warren/peer"
+)
+
+// How often the hub looks after itself.
+const (
+	sweepEvery = time.Second
+	keepEvery  = 15 * time.Second
+	// greetWithin spreads the first handshakes after a start, so that a
+	// thousand answers do not come at once; all machines are back well within
+	// two seconds.
+	greetWithin = 700 * time.Millisecond
+	// greetAge is how long ago a machine may have been heard from to be
+	// greeted: endpoints older than that belong to somebody else by now.
+	greetAge = 7 * 24 * time.Hour
+)
+
+// peerConfigs is who may speak WireGuard to the hub.
+func (s *Server) peerConfigs(snap *snapshot) []netstack.PeerConfig {
+	out := make([]netstack.PeerConfig, 0, len(snap.peers)+len(snap.invites))
+	for _, p := range snap.peers {
+		out = append(out, netstack.PeerConfig{
+			Key: p.PublicKey, PSK: p.PSK, Addresses: []netip.Addr{p.V4, p.V6}, Endpoint: p.Endpoint,
+		})
+	}
+	for _, inv := range snap.invites {
+		out = append(out, netstack.PeerConfig{Key: inv.PublicKey, PSK: inv.PSK, Addresses: []netip.Addr{inv.V4, inv.V6}})
+	}
+	return out
+}
+
+// heard reports whether a machine has completed a handshake: then the invite
+// that admitted it has nothing left to do, not even to repeat a lost answer.
+func (s *Server) heard(key peer.PublicKey) bool {
+	for _, st := range s.stack.Peers() {
+		if st.Key == key {
+			return !st.LastHandshake.IsZero()
+		}
+	}
+	return false
+}
+
+// greet initiates a handshake with every machine the hub knows an endpoint
+// of. Left alone, a phone would go on sealing packets for the session that
+// died with the last process, for about fifteen seconds, into nothing.
+func (s *Server) greet(ctx context.Context) error {
+	snap := s.snap.Load()
+	for i, p := range snap.peers {
+		if !p.Endpoint.IsValid() || s.cfg.Now().Sub(p.LastHandshake) > greetAge {
+			continue
+		}
+		at := rand.N(greetWithin)
+		if i == 0 {
+			at = 0
+		}
+		key := p.PublicKey
+		s.group.Go(func() error {
+			select {
+			case <-time.After(at):
+				if err := s.stack.Handshake(key); err != nil {
+					s.log.Debug("greeting", "peer", p.Name, "err", err)
+				}
+			case <-ctx.Done():
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// knocked is told of a machine that proved who it is and where, although
+// WireGuard does not accept its handshakes: its clock is behind. The hub calls
+// back, with its own clock in the handshake.
+func (s *Server) knocked(key peer.PublicKey, from conn.Endpoint) {
+	if err := s.stack.Reach(key, from); err != nil {
+		s.log.Debug("answering a knock", "err", err)
+	}
+}
+
+// sweep does what is due: expired invites, policies nobody confirmed, what is
+// worth remembering over a restart.
+func (s *Server) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := s.expire(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("removing expired invites", "err", err)
+		}
+		if time.Since(last) >= keepEvery {
+			s.keep(ctx)
+			last = time.Now()
+		}
+	}
+}
+
+// expire removes invites whose time is over, and those whose machine has been
+// heard from: their throw-away keys stop working.
+func (s *Server) expire(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due := false
+	now := s.cfg.Now()
+	for _, inv := range s.snap.Load().invites {
+		due = due || !inv.Expires.After(now) || !inv.UsedBy.IsZero() && s.heard(inv.UsedBy)
+	}
+	if !due {
+		return nil
+	}
+	var gone []store.Invite
+	err := s.store.Keep(ctx, func(tx *store.Tx) (err error) {
+		gone, err = tx.ExpireInvites()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.enforce(ctx); err != nil {
+		return err
+	}
+	for _, inv := range gone {
+		if inv.UsedBy.IsZero() {
+			s.note(ctx, audit.Event{Actor: "hub", Action: "invite.expire", Target: inv.Name})
+		}
+	}
+	return nil
+}
+
+// keep writes down what a restart would otherwise forget: where machines were
+// last seen, and which flows were tried. Losing the last few seconds of it
+// loses nothing that anybody was promised.
+func (s *Server) keep(ctx context.Context) {
+	s.flows.Lock()
+	defer s.flows.Unlock()
+	snap := s.snap.Load()
+	ids := make(map[peer.PublicKey]peer.ID, len(snap.peers))
+	for _, p := range snap.peers {
+		ids[p.PublicKey] = p.ID
+	}
+	flows := s.records(snap)
+	err := s.store.Keep(ctx, func(tx *store.Tx) error {
+		for _, st := range s.stack.Peers() {
+			id, ok := ids[st.Key]
+			if !ok || !st.Endpoint.IsValid() || st.LastHandshake.IsZero() {
+				continue
+			}
+			if err := tx.SaveEndpoint(id, st.Endpoint, st.LastHandshake); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return fmt.Errorf("saving endpoint: %w", err)
+			}
+		}
+		return tx.MergeFlows(flows)
+	})
+	if err != nil && ctx.Err() == nil {
+		s.log.Error("writing down endpoints and flows", "err", err)
+	}
+}
