@@ -19,3 +19,10 @@ func nextSchema() fs.FS {
 			CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT NOT NULL)`)},
 	}
 }
+
+// brokenSchema fails in the middle of its second step.
+func brokenSchema() fs.FS {
+	steps := nextSchema().(fstest.MapFS)
+	steps["0002_next.sql"].Data = append(steps["0002_next.sql"].Data, `; INSERT INTO nowhere VALUES (1)`...)
+	return steps
+}

@@ -160,3 +160,17 @@ func changes(call uint64, fd int) bool {
 	}
 	return changesOld(call)
 }
+
+// RunChild runs a test of the calling test binary in a child process like
+// KillAtWrite, to its end. It returns whether the test passed.
+func RunChild(t testing.TB, test string, env ...string) (ok bool, output string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(self, "-test.run=^"+test+"$", "-test.count=1", "-test.timeout=60s")
+	c.Env = append(append(os.Environ(), env...), childEnv+"=1")
+	text, err := c.CombinedOutput()
+	return err == nil, string(text)
+}

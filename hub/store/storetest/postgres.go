@@ -209,3 +209,12 @@ func (s *Server) admin(t testing.TB, statement string) {
 		t.Fatal(err)
 	}
 }
+
+// DSN makes a database that lives as long as the server, and returns its
+// address.
+func (s *Server) DSN(t testing.TB) string {
+	t.Helper()
+	name := "t" + strconv.FormatInt(s.next.Add(1), 10)
+	s.admin(t, "CREATE DATABASE "+name)
+	return s.dsn(name)
+}
