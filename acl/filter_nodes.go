@@ -53,8 +53,12 @@ func (f *Filter) addCell(ranges []portRange) uint32 {
 	return uint32(len(f.cells) - 1)
 }
 
-// ports returns what a cell holds.
+// ports returns what a cell holds. A world in which no cell was needed has
+// none, not even the empty one.
 func (f *Filter) ports(c uint32) []portRange {
+	if c == 0 {
+		return nil
+	}
 	return f.ranges[f.cells[c].start : f.cells[c].start+f.cells[c].n]
 }
 
