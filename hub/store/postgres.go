@@ -30,6 +30,7 @@ func postgresEngine() engine {
 		unlimited: `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0`,
 		snapshot:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
 		classify:  classifyPostgres,
+		dead:      isDead,
 	}
 }
 
@@ -111,6 +112,13 @@ func classifyPostgres(err error) error {
 		return ErrUnavailable
 	}
 	return nil
+}
+
+// isDead reports whether a connection from the pool turned out to be dead, as
+// opposed to a server that cannot be reached.
+func isDead(err error) bool {
+	var connecting *pgconn.ConnectError
+	return !errors.As(err, &connecting) && errors.Is(classifyPostgres(err), ErrUnavailable)
 }
 
 // isBroken recognises a connection that ended in the middle.

@@ -80,6 +80,7 @@ type engine struct {
 	unlimited string            // SQL that lifts the time limit of the statements that follow, may be ""
 	snapshot  *sql.TxOptions    // what gives a reader one picture
 	classify  func(error) error // driver error to one of ours, or nil
+	dead      func(error) bool  // whether a connection broke that once worked, nil for never
 }
 
 // Create makes a new, empty store at the newest schema. It refuses to
@@ -217,9 +218,9 @@ func (s *Store) transactSlowly(ctx context.Context, db *sql.DB, opts *sql.TxOpti
 	if s.closed.Load() {
 		return ErrClosed
 	}
-	sqltx, err := db.BeginTx(ctx, opts)
+	sqltx, err := s.beginTx(ctx, db, opts)
 	if err != nil {
-		return s.fault("beginning transaction", err)
+		return err
 	}
 	// Also when fn panics. After Commit it does nothing.
 	defer func() { _ = sqltx.Rollback() }()
@@ -230,6 +231,23 @@ func (s *Store) transactSlowly(ctx context.Context, db *sql.DB, opts *sql.TxOpti
 		return s.fault("committing; look before you try again", err)
 	}
 	return nil
+}
+
+// beginTx begins a transaction. A server that was restarted leaves dead
+// connections in the pool; each is found by using it, and since nothing has
+// happened yet the next one may be tried.
+func (s *Store) beginTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions) (*sql.Tx, error) {
+	for range connections {
+		tx, err := db.BeginTx(ctx, opts)
+		if err == nil {
+			return tx, nil
+		}
+		if ctx.Err() != nil || s.engine.dead == nil || !s.engine.dead(err) {
+			return nil, s.fault("beginning transaction", err)
+		}
+	}
+	tx, err := db.BeginTx(ctx, opts)
+	return tx, s.fault("beginning transaction", err)
 }
 
 // fault turns a driver's error into one of ours, with what was being done. The

@@ -126,7 +126,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 // the test process is killed; then nobody needs its data any more. "keep" on a
 // line says that somebody does.
 const leashed = `"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c full_page_writes=off \
-	-c synchronous_commit=off -c shared_buffers=32MB -c max_connections=60 >>"$2/log" 2>&1 &
+	-c shared_buffers=32MB -c max_connections=60 >>"$2/log" 2>&1 &
 pid=$!
 read after
 kill -QUIT $pid
