@@ -82,8 +82,8 @@ func NewServer(c ServerConfig) *http.Server {
 	}
 }
 
-// ServeHTTP serves srv, over TLS if it has a TLSConfig, on every TCP listener until ctx ends or one fails, with
-// MaxConns connections for each address. When it returns every connection is
+// ServeHTTP serves srv, over TLS if it has a TLSConfig, on every TCP listener
+// until ctx ends or one fails, with MaxConns connections for each address. When it returns every connection is
 // closed, upgraded ones included, and every handler has returned: they see the
 // end of their request's context.
 func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {

@@ -467,3 +467,39 @@ func TestWithDig(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkOwnName(b *testing.B) {
+	s := newServer(b, config(b, nil))
+	q := new(dns.Msg)
+	q.SetQuestion("stt.warren.internal.", dns.TypeA)
+	q.SetEdns0(1232, false)
+	wire, err := q.Pack()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if s.handle(b.Context(), kitchen.V4, wire, true) == nil {
+			b.Fatal("no answer")
+		}
+	}
+}
+
+func BenchmarkCached(b *testing.B) {
+	w := newWorld(b)
+	w.set("a.example", "a.example. 3600 IN A 8.8.8.8")
+	s := newServer(b, config(b, w))
+	q := new(dns.Msg)
+	q.SetQuestion("a.example.", dns.TypeA)
+	q.SetEdns0(1232, false)
+	wire, err := q.Pack()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if s.handle(b.Context(), kitchen.V4, wire, true) == nil {
+			b.Fatal("no answer")
+		}
+	}
+}

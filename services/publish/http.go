@@ -54,8 +54,19 @@ func (p *Publisher) proxy() (http.Handler, *http.Transport) {
 			services.Refuse(w, http.StatusMethodNotAllowed, "This method is not passed on.")
 			return
 		}
+		onlyWebSocket(r.Header)
 		proxy.ServeHTTP(w, r)
 	}), transport
+}
+
+// onlyWebSocket removes the wish for any other upgrade. After an upgrade the
+// bytes pass unread: with h2c the caller could send further requests over the
+// same connection, with whatever identity headers it likes (h2c smuggling).
+func onlyWebSocket(h http.Header) {
+	if u := h.Values("Upgrade"); len(u) != 1 || !strings.EqualFold(u[0], "websocket") {
+		h.Del("Upgrade")
+	}
+	h.Del("Http2-Settings")
 }
 
 func (p *Publisher) tlsConfig() *tls.Config {

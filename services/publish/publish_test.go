@@ -406,6 +406,20 @@ func TestWebSocketUpgrade(t *testing.T) {
 	<-ended // the target notices
 }
 
+// F 35 again: an upgrade to anything but WebSocket would let the caller speak
+// to the target unheard, and say who it is.
+func TestMeshF35_NoOtherUpgrades(t *testing.T) {
+	web := echoHeaders(t)
+	addr := publish(t, Config{Target: target(t, web.URL)})
+	for _, upgrade := range []string{"Upgrade: h2c", "Upgrade: h2c\r\nUpgrade: websocket", "Upgrade: websocket, h2c", "Upgrade: TLS/1.0", "Upgrade: websocket\r\nUpgrade: h2c", "upgrade: H2C"} {
+		answer := raw(t, addr, "GET / HTTP/1.1\r\nHost: web.warren.internal\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"+upgrade+"\r\n\r\n"+
+			"GET /end HTTP/1.1\r\nHost: web.warren.internal\r\nConnection: close\r\n\r\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.Contains(answer, "\nUpgrade=") || strings.Contains(answer, "Settings=") {
+			t.Errorf("%q: %s", upgrade, answer)
+		}
+	}
+}
+
 func TestRedirectToTheTargetIsMended(t *testing.T) {
 	var web *httptest.Server
 	web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
