@@ -14,6 +14,7 @@ import (
 // TestL02_VerifyNamesTheFirstBadEntry tampers with the audit table in every way
 // that its rows allow, and with the sealed head.
 func TestL02_VerifyNamesTheFirstBadEntry(t *testing.T) {
+	t.Parallel()
 	const copyRow = `INSERT INTO audit (idx, at, event, prev, hash) SELECT 10, at, event, prev, hash FROM audit WHERE idx = 9`
 	cases := []struct {
 		name string

@@ -71,6 +71,7 @@ func backup(t testing.TB, s *store.Store, passphrase []byte) []byte {
 // TestR08_BackupAcrossEngines takes a backup on each engine and restores it on
 // each, under another master key.
 func TestR08_BackupAcrossEngines(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, from store.Config) {
 		s := storetest.Create(t, from)
 		furnish(t, s)
@@ -133,6 +134,7 @@ func TestR08_BackupAcrossEngines(t *testing.T) {
 
 // TestR08_BackupWhileWriting: a backup is one moment, also when writers go on.
 func TestR08_BackupWhileWriting(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s := storetest.Create(t, cfg)
 		furnish(t, s)
@@ -169,6 +171,7 @@ func TestR08_BackupWhileWriting(t *testing.T) {
 // TestR08_BadBackups: each is refused with the right sentence and leaves
 // nothing behind.
 func TestR08_BadBackups(t *testing.T) {
+	t.Parallel()
 	cfg := storetest.Config(t)
 	s := storetest.Create(t, cfg)
 	furnish(t, s)
@@ -271,6 +274,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // TestR09_SchemaVersions goes from one version to the next and back.
 func TestR09_SchemaVersions(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s := storetest.Create(t, cfg)
 		furnish(t, s)

@@ -143,6 +143,7 @@ func TestPeers(t *testing.T) {
 // TestAddressesRest: an address never goes from one machine to the next within
 // a day, and never-used ones go first.
 func TestAddressesRest(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		c := newClock(&cfg)
 		s, err := store.Create(t.Context(), cfg)
@@ -369,6 +370,7 @@ func TestWritersTakeTurns(t *testing.T) {
 }
 
 func TestPolicies(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		c := newClock(&cfg)
 		s := storetest.Create(t, cfg)
@@ -416,6 +418,7 @@ func TestPolicies(t *testing.T) {
 }
 
 func TestServices(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s := storetest.Create(t, cfg)
 		host := addPeer(t, s, "gpu")
@@ -473,6 +476,7 @@ func TestServices(t *testing.T) {
 }
 
 func TestFlowsAreBounded(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		s := storetest.Create(t, cfg)
 		at := time.Unix(1_700_000_000, 0).UTC()

@@ -176,6 +176,7 @@ const mostCalls = 300
 // TestR01_E09_KillAtEveryWrite kills a process in the middle of an enrolment,
 // at each of its writes in turn, and looks at what is left.
 func TestR01_E09_KillAtEveryWrite(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, cfg store.Config) {
 		t.Parallel()
 		key := withKeyFile(t, &cfg)
@@ -219,6 +220,7 @@ func TestR01_E09_KillAtEveryWrite(t *testing.T) {
 // TestR01_KillAtEveryWriteOfCreation does the same to the making of a store, to
 // a restore and to a migration: afterwards there is a whole one or none.
 func TestR01_KillAtEveryWriteOfCreation(t *testing.T) {
+	t.Parallel()
 	for _, action := range []string{"create", "restore", "migrate"} {
 		t.Run(action, func(t *testing.T) {
 			t.Parallel()
@@ -239,9 +241,9 @@ func TestR01_KillAtEveryWriteOfCreation(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
-			// Every third write: creation has hundreds of them, all alike. The
-			// offset moves with the action, so that not the same are left out.
-			for n := 1 + len(action)%3; ; n += 3 {
+			// Every fifth write: creation has over a hundred of them, most
+			// alike, and all of them happen before the one rename.
+			for n := 1 + len(action)%3; ; n += 5 {
 				cfg.Path = filepath.Join(dir, strconv.Itoa(n), "hub.db")
 				if action == "migrate" {
 					if err := errors.Join(os.Mkdir(filepath.Dir(cfg.Path), 0o700), os.WriteFile(cfg.Path, old, 0o600)); err != nil {

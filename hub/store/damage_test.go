@@ -53,6 +53,7 @@ func read(t testing.TB, path string) []byte {
 // TestR03_ThreeErrors damages a SQLCipher store in each way, asks for the right
 // error, and for files that are byte for byte what they were.
 func TestR03_ThreeErrors(t *testing.T) {
+	t.Parallel()
 	other, err := store.NewKey()
 	if err != nil {
 		t.Fatal(err)
@@ -264,6 +265,7 @@ func search(t testing.TB, when, dir string, secrets [][]byte) {
 // TestNothingReadableAtRest searches the bytes on the disk for planted secrets:
 // on SQLCipher for everything else that was written too.
 func TestNothingReadableAtRest(t *testing.T) {
+	t.Parallel()
 	t.Run("sqlcipher", func(t *testing.T) {
 		cfg := storetest.Config(t)
 		dir := filepath.Dir(cfg.Path)

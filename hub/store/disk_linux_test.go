@@ -19,6 +19,7 @@ import (
 // store, and limits the size of files, which fails writes in their middle. The
 // child has its own mount namespace, so nothing is mounted for anybody else.
 func TestR02_DiskFull(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

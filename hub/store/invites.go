@@ -32,7 +32,7 @@ const selectInvites = `SELECT id, public_key, idx, name, owner, tags, household,
 
 // Invites returns all invites that were not removed yet, used ones included,
 // oldest first.
-func (tx *Tx) Invites() ([]Invite, error) { return tx.invites(selectInvites + ` ORDER BY created, id`) }
+func (tx *Tx) Invites() ([]Invite, error) { return tx.invites(selectInvites + ` ORDER BY created, idx`) }
 
 // Invite returns one of them, ErrNotFound if there is none.
 func (tx *Tx) Invite(id string) (Invite, error) {
@@ -167,7 +167,7 @@ func (tx *Tx) linkInvite(id, peerID string, key peer.PublicKey) error {
 // ExpireInvites removes the invites whose time is over, used or not, and
 // returns them, so that their throw-away peers can be taken off the tunnel.
 func (tx *Tx) ExpireInvites() ([]Invite, error) {
-	gone, err := tx.invites(selectInvites+` WHERE expires <= $1 ORDER BY created, id`, nanos(tx.now))
+	gone, err := tx.invites(selectInvites+` WHERE expires <= $1 ORDER BY created, idx`, nanos(tx.now))
 	if err != nil {
 		return nil, err
 	}

@@ -133,6 +133,7 @@ func failsFast(t testing.TB, what string, fn func() error) {
 // TestR06_ServerRestart crashes and restarts the server below an open store:
 // errors at once while it is away, the same store afterwards, nothing half.
 func TestR06_ServerRestart(t *testing.T) {
+	t.Parallel()
 	server := storetest.NewServer(t)
 	cfg := storetest.Config(t)
 	cfg.Path, cfg.DSN = "", server.DSN(t)
@@ -184,6 +185,7 @@ func TestR06_ServerRestart(t *testing.T) {
 // than its deadline, and a connection that breaks anywhere in an action leaves
 // all of it or nothing, so that trying again is safe.
 func TestR06_StallsAndResets(t *testing.T) {
+	t.Parallel()
 	cfg := storetest.PostgresConfig(t)
 	relay, through := newRelay(t, cfg.DSN)
 	direct := storetest.Create(t, cfg)
