@@ -1,7 +1,6 @@
 package acl
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math/bits"

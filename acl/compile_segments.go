@@ -94,4 +94,3 @@ func (b *segmentBuilder) list() slotList {
 	b.shared[string(b.key)] = l
 	return l
 }
-

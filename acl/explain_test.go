@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -327,4 +328,20 @@ func TestMayTag(t *testing.T) {
 			t.Errorf("%s %s: %v", tt.owner, tt.tag, got)
 		}
 	}
+}
+
+// TestDocumentedPolicy keeps the example of docs/policy.md true.
+func TestDocumentedPolicy(t *testing.T) {
+	text, err := os.ReadFile("../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "## A whole policy\n\n```\n")
+	example, _, ok2 := strings.Cut(rest, "```")
+	if !ok || !ok2 {
+		t.Fatal("no example found")
+	}
+	w := homeWorld()
+	p := mustParse(t, example)
+	agree(t, mustCompile(t, example, w), p, w)
 }

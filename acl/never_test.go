@@ -123,4 +123,3 @@ func TestRecompileNeverWidens(t *testing.T) {
 		}
 	}
 }
-
