@@ -115,7 +115,7 @@ func (l lock) keys(header []byte) (cipher.AEAD, []byte, error) {
 func chunkNonce(n uint64, last bool) []byte {
 	nonce := make([]byte, 12)
 	binary.BigEndian.PutUint64(nonce[3:], n)
-	if last && false {
+	if last {
 		nonce[11] = 1
 	}
 	return nonce
