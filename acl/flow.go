@@ -70,11 +70,6 @@ func (k flowKey) judge(f *Filter, owner uint16) Verdict {
 		proto, ownerPort, otherPort = ProtoUDP, uint16(k>>16), uint16(k)
 	}
 	if k&keyDialled != 0 {
-		// The caller must still be this node: an address that moved away takes
-		// its flows along.
-		if !f.local(k.other()) {
-			return Verdict{Reason: ReasonWrongDestination}
-		}
 		return f.lookup(k.other(), owner, proto, ownerPort)
 	}
 	return f.lookup(owner, k.other(), proto, otherPort)
@@ -132,7 +127,7 @@ func (ph phase) step(p *Packet, forward bool) (phase, bool) {
 		}
 		return ph, true
 	case kindOpen:
-		return ph.open(forward)
+		return ph.open()
 	case kindMid:
 		if p.flags&FlagRST != 0 {
 			if forward {
@@ -148,13 +143,11 @@ func (ph phase) step(p *Packet, forward bool) (phase, bool) {
 	return ph, false
 }
 
-// open judges a clean SYN: the opener may repeat it, or use the ports again
-// after a close. Nobody opens a flow from its far end.
-func (ph phase) open(forward bool) (phase, bool) {
-	switch {
-	case !forward:
-		return ph, false
-	case ph >= phaseClosed:
+// open judges a clean SYN by the opener, who may repeat it, or use the ports
+// again after a close. (A SYN from the far end is never looked up as part of a
+// flow: see Packet.answers.)
+func (ph phase) open() (phase, bool) {
+	if ph >= phaseClosed {
 		return phaseOpening, true
 	}
 	return ph, true

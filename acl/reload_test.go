@@ -144,3 +144,69 @@ func TestTablesUnderConcurrentUse(t *testing.T) {
 	close(done)
 	wg.Wait()
 }
+
+// The moment that a lock-free reader must not get wrong: it has found its flow
+// in a slot, and before it reads the admission there, the slot is given to
+// another flow, which the policy in force did admit.
+func TestReaderNoticesThatASlotChangedHands(t *testing.T) {
+	gt := newGateTest(t, plainRule{nLaptop, nDesk, ProtoUDP, 0, 0})
+	gt.maxFlows = firstFlows
+	gt.pass("opens", gt.in(udp(false, nLaptop, nDesk, 40000, 9000)))
+	table := &gt.find(nLaptop).flows
+	k := newFlowKey(false, ProtoUDP, nDesk, 40000, 9000)
+	seq, tab := table.seq.Load(), table.slots.Load()
+	i := tab.find(k, gt.seed)
+	if _, ok := table.glance(tab, i, seq); !ok {
+		t.Fatal("nothing has changed yet")
+	}
+	for port := uint16(1); tab.keys[i].Load() == uint64(k); port++ {
+		gt.now += second
+		gt.pass("another flow", gt.in(udp(false, nLaptop, nDesk, port, 53)))
+	}
+	if e, ok := table.glance(tab, i, seq); ok {
+		t.Errorf("the reader believes %+v of a flow that is gone", e)
+	}
+	table.seq.Add(1) // a writer at work
+	if _, ok := table.glance(tab, i, table.seq.Load()); ok {
+		t.Error("the reader believes what is being written")
+	}
+}
+
+// A packet that began under the old policy and meets a flow that the new one
+// has judged is not judged by half of each: it begins again under the new one.
+func TestPacketOvertakenBySwapBeginsAgain(t *testing.T) {
+	gt := newGateTest(t, plainRule{nLaptop, nDesk, ProtoUDP, 0, 0}, plainRule{nSTT, nKitchen, ProtoUDP, 0, 0})
+	old := gt.state.Load()
+	gt.Swap(compileRules(t, gateWorld(), plainRule{nLaptop, nDesk, ProtoUDP, 9000, 9000}, plainRule{nSTT, nKitchen, ProtoUDP, 9000, 9000}))
+	gt.pass("opens", gt.in(udp(false, nLaptop, nDesk, 40000, 9000)))
+	gt.pass("dials", gt.out(udp(false, nSTT, nKitchen, 40000, 9000)))
+	for what, c := range map[string]struct {
+		b   []byte
+		out bool
+	}{
+		"forward":    {udp(false, nLaptop, nDesk, 40000, 9000), false},
+		"answer":     {udp(false, nDesk, nLaptop, 9000, 40000), false},
+		"error":      {unreachable(false, nDesk, nLaptop, udp(false, nLaptop, nDesk, 40000, 9000)), false},
+		"dialled":    {udp(false, nSTT, nKitchen, 40000, 9000), true},
+		"its answer": {udp(false, nKitchen, nSTT, 9000, 40000), false},
+		"about it":   {unreachable(false, nKitchen, nSTT, udp(false, nSTT, nKitchen, 40000, 9000)), false},
+		"about that": {unreachable(false, nSTT, nKitchen, udp(false, nKitchen, nSTT, 9000, 40000)), true},
+	} {
+		var p Packet
+		p.Parse(c.b)
+		j := judgement{g: gt.Gate, s: old, now: gt.now}
+		judge := j.in
+		if c.out {
+			judge = j.out
+		}
+		if v, ok := judge(&p); ok {
+			t.Errorf("%s: %+v by the old policy", what, v)
+		}
+	}
+	var tab flows
+	k := newFlowKey(false, ProtoUDP, nDesk, 1, 2)
+	tab.add(gt.Gate, gt.state.Load(), k, 1, gt.now)
+	if o := tab.add(gt.Gate, old, k, 1, gt.now); o != stale {
+		t.Errorf("the old policy admitted over the new one: %v", o)
+	}
+}

@@ -88,12 +88,28 @@ func (t *flows) pass(g *Gate, s *state, owner uint16, k flowKey, p *Packet, forw
 		}
 		return t.passLocked(g, s, owner, k, p, forward, now)
 	}
-	e := &tab.entries[i]
-	epoch, last, ph, rule := e.epoch.Load(), e.last.Load(), phase(e.phase.Load()), e.rule.Load()
-	if seq&1 != 0 || t.seq.Load() != seq || epoch != s.epoch || now-last >= touchEvery || !ph.steady(p, forward) {
+	e, ok := t.glance(tab, i, seq)
+	if !ok || e.epoch != s.epoch || now-e.last >= touchEvery || !e.phase.steady(p, forward) {
 		return t.passLocked(g, s, owner, k, p, forward, now)
 	}
-	return live, rule
+	return live, e.rule
+}
+
+// seen is what a reader saw of an entry.
+type seen struct {
+	epoch uint64
+	last  int64
+	phase phase
+	rule  int32
+}
+
+// glance reads the entry in slot i without the lock. It reports false if any
+// slot has changed hands since seq was read: then the slot may have been
+// another flow's, with an admission of its own.
+func (t *flows) glance(tab *slots, i int, seq uint64) (seen, bool) {
+	e := &tab.entries[i]
+	s := seen{e.epoch.Load(), e.last.Load(), phase(e.phase.Load()), e.rule.Load()}
+	return s, seq&1 == 0 && t.seq.Load() == seq
 }
 
 func (t *flows) passLocked(g *Gate, s *state, owner uint16, k flowKey, p *Packet, forward bool, now int64) (outcome, int32) {
