@@ -70,26 +70,57 @@ func (p *path) passReset(b []byte, pkt *acl.Packet) {
 	if !p.forward || pkt.Proto() != acl.ProtoTCP || !pkt.Rejectable() {
 		return
 	}
-	l := p.table.Load().lookup(pkt.Dst())
-	at := pkt.HeaderLen()
-	if l == nil || len(b) < at+header.TCPMinimumSize || at+header.TCPMinimumSize > slotSize {
-		return
+	var reset [maxHeader]byte
+	l, n := p.table.Load().lookup(pkt.Dst()), makeReset(reset[:], b, pkt, 0)
+	if l != nil && n > 0 {
+		p.answer(l, reset[:n])
 	}
-	it := newCopy(b[:at+header.TCPMinimumSize])
-	it.own = true
+}
+
+// resetInstead puts a reset in the place of a TCP packet that was revoked while
+// it waited to leave, and returns how many packets that makes. Of a flow that
+// is cut in the middle, the first such packet has exactly the sequence number
+// that the receiver expects, so the receiver believes it at once; resets with
+// any other number it may only answer twice a second (RFC 5961).
+func (p *path) resetInstead(k *pick, buf []byte, sizes []int, offset int) int {
+	pkt := &p.seen.packet
+	b := k.it.judged(p.seen.header[:])
+	if pkt.Parse(b) != 0 || pkt.Proto() != acl.ProtoTCP || !pkt.Rejectable() || pkt.Flags()&acl.FlagSYN != 0 {
+		return 0
+	}
+	sizes[0] = makeReset(buf[offset:], b, pkt, uint32(k.it.cut.copied))
+	if sizes[0] == 0 {
+		return 0
+	}
+	mark(buf, k.lane.id)
+	k.failed = k.count - 1
+	return 1
+}
+
+// makeReset writes into dst the reset that goes the way of the packet b, with
+// the sequence number of the byte at offset after in it. It returns its length,
+// 0 if b is too short.
+func makeReset(dst, b []byte, pkt *acl.Packet, after uint32) int {
+	at := pkt.HeaderLen()
+	size := at + header.TCPMinimumSize
+	if len(b) < size || len(dst) < size {
+		return 0
+	}
 	in := header.TCP(b[at:])
-	header.TCP(it.buf[at:]).Encode(&header.TCPFields{
+	out := dst[:size]
+	copy(out, b[:at])
+	header.TCP(out[at:]).Encode(&header.TCPFields{
 		SrcPort: in.SourcePort(), DstPort: in.DestinationPort(),
-		SeqNum: in.SequenceNumber(), AckNum: in.AckNumber(),
+		SeqNum: in.SequenceNumber() + after, AckNum: in.AckNumber(),
 		DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagRst | header.TCPFlagAck,
 	})
 	if pkt.Is6() {
-		binary.BigEndian.PutUint16(it.buf[4:], header.TCPMinimumSize)
+		binary.BigEndian.PutUint16(out[4:], header.TCPMinimumSize)
 	} else {
-		fixIPv4(it.buf, at)
+		fixIPv4(out, at)
 	}
-	fixTransport(it.buf, at)
-	p.queue.push(l, l.id, it)
+	fixTransport(out, at)
+	return size
 }
 
 // refuseOutgoing answers our own stack, so that a Dial to somewhere the policy

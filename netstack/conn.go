@@ -36,6 +36,7 @@ type tcpConn struct {
 	stack   *Stack
 	t       tuple
 	ended   atomic.Pointer[error]
+	broken  atomic.Pointer[error] // the first error that was for good
 	closing atomic.Bool
 }
 
@@ -117,14 +118,27 @@ func (c *tcpConn) Close() error {
 func (c *tcpConn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.t.local) }
 func (c *tcpConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.t.remote) }
 
+// fault gives an error its final form. gVisor reports a reset once and calls it
+// the end of the data after that, which would pass half a document off as a
+// whole one; so the first error that is for good is kept.
 func (c *tcpConn) fault(op string, err error) error {
-	if err == nil || err == io.EOF {
+	if err == nil {
+		return nil
+	}
+	if err == io.EOF {
+		if e := c.broken.Load(); e != nil {
+			return *e
+		}
 		return err
 	}
-	if c.closing.Load() && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if c.closing.Load() {
 		err = net.ErrClosed
 	}
-	return opError(op, "tcp", c.t.local, c.t.remote, err)
+	out := opError(op, "tcp", c.t.local, c.t.remote, err)
+	if errors.Is(out, syscall.ECONNRESET) || errors.Is(out, syscall.ECONNABORTED) || errors.Is(out, syscall.ETIMEDOUT) {
+		c.broken.CompareAndSwap(nil, &out)
+	}
+	return out
 }
 
 // opError gives an error the shape that package net's have.

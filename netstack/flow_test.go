@@ -79,7 +79,7 @@ func TestP15_OnlyTheAllowedPortAnswers(t *testing.T) {
 			targets[2] = addr6(300)
 		}
 		before := m.hub.Stats().RefusedIn
-		sent := 0
+		sent, start := 0, time.Now()
 		for _, dst := range targets {
 			for port := 1; port <= 65535; port += 13 {
 				m.spokes[0].inject(m.hub, rawTCP(from, netip.AddrPortFrom(dst, uint16(port)), header.TCPFlagSyn, 1, 0, ""))
@@ -112,7 +112,7 @@ func TestP15_OnlyTheAllowedPortAnswers(t *testing.T) {
 		if want := netip.AddrPortFrom(addr(m.hub), 443); len(open) != 1 || !open[want] {
 			t.Errorf("open ports: %v, want %v alone", open, want)
 		}
-		if n := resets[addr(m.hub)] + resets[targets[1]] + resets[targets[2]]; n > answerBurst+answersPerSecond*5 {
+		if n := resets[addr(m.hub)] + resets[targets[1]] + resets[targets[2]]; float64(n) > answerBurst+answersPerSecond*time.Since(start).Seconds()+1 {
 			t.Errorf("%d answers to a scan of %d ports", n, sent)
 		}
 	})
@@ -264,14 +264,14 @@ func TestMeshD22_ICMP(t *testing.T) {
 	both(t, func(t *testing.T, addr func(*node) netip.Addr) {
 		m := newMesh(t, 2, options{policy: policyOf(`{"action":"accept","src":["m257"],"proto":"udp","dst":["m258:53"]}`)})
 		a, b := m.spokes[0], m.spokes[1]
-		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-		defer cancel()
-		if _, err := a.Ping(ctx, addr(m.hub)); err == nil {
-			t.Error("an echo without a rule was answered")
+		for _, to := range []*node{m.hub, b} {
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			if _, err := a.Ping(ctx, addr(to)); err == nil {
+				t.Errorf("an echo to m%d without a rule was answered", to.index)
+			}
+			cancel()
 		}
-		if _, err := a.Ping(ctx, addr(b)); err == nil {
-			t.Error("an echo to a peer without a rule was answered")
-		}
+		eventually(t, "both are refused", func() bool { return m.hub.Stats().RefusedIn == 2 })
 		atA := newTap(a)
 		pong := rawPing(addr(b), addr(a), 9)
 		at := len(pong) - 8
@@ -295,7 +295,6 @@ func TestMeshD22_ICMP(t *testing.T) {
 		for _, x := range [][]byte{pong, unasked, redirect} {
 			b.inject(m.hub, x)
 		}
-		defer func() { t.Logf("%+v %+v", m.hub.Stats(), m.hub.gate.Stats().Reasons) }()
 		eventually(t, "they are refused", func() bool { return m.hub.Stats().RefusedIn-before == 3 })
 		m.settle(b)
 		if n := len(atA.all()); n != 0 {
@@ -465,15 +464,33 @@ func TestMeshG37_VoiceUnderLoad(t *testing.T) {
 			_, _ = pc.WriteTo(b[:n], from)
 		}
 	}()
+	u := voice.dial(t, "udp", netip.AddrPortFrom(ear.v4(), 4000))
+	echo(t, u, "hello")
+	quiet, _ := talk(u)
 	var bulk atomic.Int64
 	for range 4 {
 		drain(noisy.dial(t, "tcp", netip.AddrPortFrom(ear.v4(), 80)), &bulk)
 	}
 	eventually(t, "bulk data flows", func() bool { return bulk.Load() > 4<<20 })
-	u := voice.dial(t, "udp", netip.AddrPortFrom(ear.v4(), 4000))
-	var took []time.Duration
-	lost := 0
-	for range 150 {
+	took, lost := talk(u)
+	if lost > 5 {
+		t.Fatalf("%d of %d voice packets were lost", lost, talks)
+	}
+	p50, p99 := took[len(took)/2], took[len(took)*99/100]
+	was := quiet[len(quiet)*99/100]
+	t.Logf("%d MB of bulk meanwhile; voice round trip: median %v, p99 %v, lost %d; without bulk p99 %v", bulk.Load()>>20, p50, p99, lost, was)
+	// Generous, for a machine that is busy with other things; without fairness
+	// it is seconds. TestQueue… count packets instead of time.
+	if limit := time.Second + 5*was; p99 > limit {
+		t.Errorf("voice waits %v behind bulk (p99), more than %v", p99, limit)
+	}
+}
+
+const talks = 150
+
+// talk sends voice-like datagrams and returns the sorted round trips.
+func talk(u net.Conn) (took []time.Duration, lost int) {
+	for range talks {
 		start := time.Now()
 		_, _ = u.Write(make([]byte, 160))
 		_ = u.SetReadDeadline(start.Add(500 * time.Millisecond))
@@ -485,12 +502,5 @@ func TestMeshG37_VoiceUnderLoad(t *testing.T) {
 		time.Sleep(2 * time.Millisecond)
 	}
 	slices.Sort(took)
-	if len(took) < 140 {
-		t.Fatalf("%d of 150 voice packets were lost", lost)
-	}
-	p50, p99 := took[len(took)/2], took[len(took)*99/100]
-	t.Logf("%d MB of bulk meanwhile; voice round trip: median %v, p99 %v, lost %d", bulk.Load()>>20, p50, p99, lost)
-	if p99 > 150*time.Millisecond {
-		t.Errorf("voice waits %v behind bulk (p99)", p99)
-	}
+	return took, lost
 }

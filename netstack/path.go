@@ -241,11 +241,11 @@ func (p *path) fill(bufs [][]byte, sizes []int, offset int) int {
 }
 
 func (p *path) fillOne(k *pick, bufs [][]byte, sizes []int, offset int) (n int) {
-	k.failed = k.count // until they are copied; a panic leaves it so
+	k.failed, k.dead = k.count, true // until they are copied; a panic leaves it so
 	defer p.recovered("read")
-	if k.it.dead || !k.it.standing(p.gate, &p.seen.packet, p.seen.header[:]) {
+	if !k.it.standing(p.gate, &p.seen.packet, p.seen.header[:]) {
 		p.counts.revoked.Add(uint64(k.count))
-		return 0
+		return p.resetInstead(k, bufs[0], sizes, offset)
 	}
 	for n < k.count {
 		b := bufs[n][offset:]
@@ -257,7 +257,7 @@ func (p *path) fillOne(k *pick, bufs [][]byte, sizes []int, offset int) (n int) 
 		mark(bufs[n], k.lane.id)
 		n++
 	}
-	k.failed = 0
+	k.failed, k.dead = 0, false
 	return n
 }
 

@@ -322,6 +322,7 @@ type pick struct {
 	last  bool // nothing of the item is left after this
 	// failed is set by the reader: packets that it did not hand on after all.
 	failed int
+	dead   bool // set by the reader: drop the rest of the item
 }
 
 // take chooses up to max packets and appends them to picks. The items of the
@@ -428,12 +429,11 @@ func (q *queue) finish(picks []pick) {
 	for i := range picks {
 		p := &picks[i]
 		p.it.cut.busy = false
-		if p.failed > 0 {
-			p.lane.done += uint64(p.failed)
-			p.it.dead = true
-		}
+		p.lane.done += uint64(p.failed)
 		if p.last {
 			p.it.release()
+		} else if p.dead {
+			p.it.dead = true
 		}
 		if p.lane.gone {
 			q.clear(p.lane)
