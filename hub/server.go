@@ -229,10 +229,15 @@ func (s *Server) shut() error {
 	if s.revert != nil {
 		s.revert.Stop()
 	}
-	for name := range s.running {
-		s.unlisten(name)
-	}
+	running := s.running
+	s.running = make(map[string]*listening)
 	s.mu.Unlock()
+	// Without the lock: Stop waits for handlers, and one may be waiting for it.
+	for name, l := range running {
+		if err := l.run.Stop(); err != nil {
+			s.log.Error("ending service", "service", name, "err", err)
+		}
+	}
 	if err := s.group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		errs = append(errs, err)
 	}

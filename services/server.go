@@ -33,6 +33,8 @@ const (
 	MaxConns = 64
 	// MaxConnsAll is the same for all addresses together.
 	MaxConnsAll = 4096
+	// endTimeout is how long handlers have to return when a service ends.
+	endTimeout = 3 * time.Second
 )
 
 // ServerConfig says what NewServer is to serve. Handler, Roster and Hosts are
@@ -85,7 +87,8 @@ func NewServer(c ServerConfig) *http.Server {
 // ServeHTTP serves srv, over TLS if it has a TLSConfig, on every TCP listener
 // until ctx ends or one fails, with MaxConns connections for each address. When it returns every connection is
 // closed, upgraded ones included, and every handler has returned: they see the
-// end of their request's context.
+// end of their request's context. One that does not within endTimeout is given
+// up on, and that is the error.
 func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -119,11 +122,28 @@ func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
 	for ; ended < len(l.TCP); ended++ {
 		<-failed
 	}
-	running.Wait() // nothing is added any more: no listener accepts
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(err, await(running))
+}
+
+// await waits for what track counts. Nothing is added any more when it is
+// called: no listener accepts.
+func await(running *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(endTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+		return errors.New("ending HTTP service: a request goes on although its context has ended")
+	}
 }
 
 // track counts the connections of srv and the handlers on those that were

@@ -440,6 +440,45 @@ func TestSlowHandlersAreLeftAlone(t *testing.T) {
 	})
 }
 
+// Ending a service waits for its handlers, but not for ever: one that hangs
+// must not hang whoever ends it.
+func TestServeHTTPWaitsForHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var who people
+		who.set(t, peerAt(1, "10.77.1.1"))
+		for name, deaf := range map[string]bool{"heeds its context": false, "does not": true} {
+			entered, release, left := make(chan struct{}), make(chan struct{}), new(atomic.Bool)
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				close(entered)
+				if !deaf {
+					<-r.Context().Done()
+					time.Sleep(time.Second)
+				} else {
+					<-release
+				}
+				left.Store(true)
+			})
+			w := newWire()
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			srv := NewServer(ServerConfig{Handler: h, Roster: who.roster, Hosts: []string{"web"}})
+			go func() { done <- ServeHTTP(ctx, srv, Listeners{TCP: []net.Listener{w}}) }()
+			c := w.dial("10.77.1.1:1")
+			go func() { _, _ = io.WriteString(c, plain) }()
+			<-entered
+			start := time.Now()
+			cancel()
+			err := <-done
+			if (err != nil) != deaf || left.Load() == deaf || time.Since(start) > endTimeout {
+				t.Errorf("%s: %v after %v", name, err, time.Since(start))
+			}
+			close(release)
+			c.Close()
+			_ = w.Close()
+		}
+	})
+}
+
 func TestStartOpensAllOrNothing(t *testing.T) {
 	opened := make(map[string]net.Listener)
 	n := Network{
