@@ -44,8 +44,10 @@ func (s *star) join(t *testing.T, limit time.Duration) time.Duration {
 	start := time.Now()
 	arrived := make(chan netip.Addr, len(s.spokes))
 	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer close(stop)
-	go func() {
+	wg.Go(func() {
 		for {
 			select {
 			case p := <-s.hub.tun.Inbound:
@@ -54,7 +56,7 @@ func (s *star) join(t *testing.T, limit time.Duration) time.Duration {
 				return
 			}
 		}
-	}()
+	})
 	for _, spoke := range s.spokes {
 		go spoke.send(s.hub)
 	}
@@ -255,7 +257,7 @@ func TestLimiter(t *testing.T) {
 	const second = int64(time.Second)
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	spendAll := func(l udp.Limiter, from netip.Addr, now int64) (n int) {
-		for l.Allow(from, now) {
+		for n < 10*udp.LimitBurst && l.Allow(from, now) {
 			n++
 		}
 		return n

@@ -176,6 +176,7 @@ func TestKnock_Replay(t *testing.T) {
 			t.Fatalf("a replayed knock got %d answers, want the one small cookie", len(answer))
 		}
 		d.silent("proof from elsewhere", evilAt, proof)
+		d.silent("proof from elsewhere, same port", netip.AddrPortFrom(evilAt.Addr(), spokeAt.Port()), proof)
 		d.silent("proof from another port", netip.AddrPortFrom(spokeAt.Addr(), 1), proof)
 
 		// The cookie fetched by the replay, with what the thief can still do:
@@ -285,6 +286,23 @@ func TestKnock_ForgedAnswers(t *testing.T) {
 			t.Fatalf("only %d answers were there to forge", forged)
 		}
 		d.called(0)
+	})
+}
+
+// One forged cookie costs one retry, not the exchange.
+func TestKnock_ForgedCookie(t *testing.T) {
+	inBubble(t, func(t *testing.T, d *door) {
+		forged := false
+		d.net.Filter(func(dg udptest.Datagram) bool {
+			if dg.Data[0] == udp.TypeReply && !forged {
+				forged = true
+				dg.Data[4+16] ^= 1
+			}
+			return true
+		})
+		if err := d.knock(2 * time.Second); err != nil || !forged {
+			t.Errorf("forged %v: %v", forged, err)
+		}
 	})
 }
 

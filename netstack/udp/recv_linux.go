@@ -156,6 +156,9 @@ func (k *kernel) split(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int) 
 			}
 			k.b.count.rx(max(1, (total+r.seg-1)/r.seg), total)
 		}
+		if total == 0 {
+			k.b.count.size.Add(1) // an empty datagram; it has no piece below
+		}
 		slab := r.slabs[r.at*slabSize:]
 		for r.off < total {
 			if n == len(bufs) {

@@ -1,6 +1,7 @@
 package udp_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -64,6 +65,19 @@ func probe(rng *rand.Rand, i int) []byte {
 		size = [...]int{148, 92, 64, 32, udp.SizeKnock, udp.SizeReply, udp.SizeProof, udp.SizeDone}[rng.IntN(8)]
 	case 2:
 		size = i / 16 % 1501
+	case 3, 4, 5, 6: // a perfect message but for the keys
+		forms := [...]struct {
+			kind byte
+			size int
+		}{{1, 148}, {1, 148}, {2, 92}, {3, 64}, {4, 80}, {udp.TypeKnock, udp.SizeKnock}, {udp.TypeProof, udp.SizeProof},
+			{udp.TypeReply, udp.SizeReply}, {udp.TypeDone, udp.SizeDone}}
+		form := forms[rng.IntN(len(forms))]
+		b := make([]byte, form.size)
+		for j := range b[4:] {
+			b[4+j] = byte(rng.Uint32())
+		}
+		b[0] = form.kind
+		return b
 	}
 	b := make([]byte, size)
 	for j := range b {
@@ -95,15 +109,25 @@ func TestW01_SilentToStrangers(t *testing.T) {
 			defer sock.Close()
 			heap := heapInUse()
 			rng := rand.New(rand.NewPCG(3, 4))
+			data := uint64(0) // all that the device is to see
 			for i := range datagrams {
-				if _, err := sock.Write(probe(rng, i)); err != nil {
+				b := probe(rng, i)
+				if _, err := sock.Write(b); err != nil {
 					t.Fatal(err)
+				}
+				if len(b) >= 32 && bytes.Equal(b[:4], []byte{4, 0, 0, 0}) {
+					data++
 				}
 				if i%128 == 127 || i == datagrams-1 { // all of them arrive, or the test shows nothing
 					wait(t, "the hub to read", func() bool { return hub.bind.Stats().RxDatagrams >= uint64(i+1) })
 				}
 			}
 			checkSilence(t, hub, sock)
+			s := hub.bind.Stats()
+			d := s.Dropped
+			if seen := s.RxDatagrams - d.Size - d.Type - d.MAC - d.Flood - d.Unasked - d.Knock - d.Truncated; seen != data || d.Flood != 0 {
+				t.Errorf("the device saw %d datagrams, want %d: %+v", seen, data, d)
+			}
 			if n := logged.n.Load(); n > 64<<10 {
 				t.Errorf("the log grew by %d bytes", n)
 			}
