@@ -14,7 +14,8 @@ import (
 // Service is something published under a name, with its own tunnel addresses.
 type Service struct {
 	Name string
-	// Target is what stands behind it on Host, as in "http://127.0.0.1:8123".
+	// Target is what stands behind it on the hub, as in "http://127.0.0.1:8123".
+	// A machine of the mesh keeps its own: there it may be empty.
 	Target string
 	Ports  []Port
 	// Host is the peer that offers it, "" for the hub's own machine.
@@ -76,7 +77,7 @@ func (tx *Tx) services(query string, args ...any) ([]Service, error) {
 }
 
 func (s Service) check() error {
-	if s.Target == "" || strings.ContainsFunc(s.Target, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+	if s.Target == "" && s.Host == "" || strings.ContainsFunc(s.Target, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return fmt.Errorf("%w: the target has blanks or control characters, or is missing; write it as in \"http://127.0.0.1:8123\"", ErrInvalid)
 	}
 	if err := checkText("target", s.Target); err != nil {
