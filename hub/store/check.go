@@ -16,3 +16,16 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	return s.View(ctx, (*Tx).checkKey)
 }
+
+// quickCheck has SQLite look over its own structures, which catches a file
+// that was cut at a page boundary.
+func (s *Store) quickCheck(ctx context.Context) error {
+	var verdict string
+	if err := s.write.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
+		return s.fault("checking the file", err)
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("checking the file: %w", ErrCorrupt)
+	}
+	return nil
+}

@@ -102,6 +102,9 @@ func TestR03_ThreeErrors(t *testing.T) {
 			if !errors.Is(err, c.want) {
 				t.Errorf("Open: %v, want %v", err, c.want)
 			}
+			if name == "bit of page 2" && !strings.Contains(err.Error(), "page 2 of ") {
+				t.Errorf("it does not say where: %v", err)
+			}
 			for _, not := range []error{store.ErrWrongKey, store.ErrPlaintext, store.ErrCorrupt} {
 				if not != c.want && errors.Is(err, not) {
 					t.Errorf("Open says %v as well", not)

@@ -32,7 +32,9 @@ const selectInvites = `SELECT id, public_key, idx, name, owner, tags, household,
 
 // Invites returns all invites that were not removed yet, used ones included,
 // oldest first.
-func (tx *Tx) Invites() ([]Invite, error) { return tx.invites(selectInvites + ` ORDER BY created, idx`) }
+func (tx *Tx) Invites() ([]Invite, error) {
+	return tx.invites(selectInvites + ` ORDER BY created, idx`)
+}
 
 // Invite returns one of them, ErrNotFound if there is none.
 func (tx *Tx) Invite(id string) (Invite, error) {

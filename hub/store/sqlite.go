@@ -109,19 +109,6 @@ func openSQLite(ctx context.Context, cfg Config) (_ *Store, err error) {
 	return s, nil
 }
 
-// quickCheck has SQLite look over its own structures, which catches a file
-// that was cut at a page boundary.
-func (s *Store) quickCheck(ctx context.Context) error {
-	var verdict string
-	if err := s.write.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
-		return s.fault("checking the file", err)
-	}
-	if verdict != "ok" {
-		return fmt.Errorf("checking the file: %w", ErrCorrupt)
-	}
-	return nil
-}
-
 // createSQLite makes the store under another name and renames it when it is
 // complete and on the disk.
 func createSQLite(ctx context.Context, cfg Config, load func(*Tx) error) error {
