@@ -28,3 +28,13 @@ func (f *Filter) Reaches(src, dst netip.Addr) bool {
 	never := append(f.matching(f.dsts[d.dst].never, row), f.matching(f.dsts[d.wide].never, row)...)
 	return len(subtract(mergeRanges(list), mergeRanges(never))) > 0
 }
+
+// Strangers reports whether two machines belong to different households, in
+// which case not even the name of one is the other's business.
+func (f *Filter) Strangers(a, b netip.Addr) bool {
+	if f == nil {
+		return true
+	}
+	x, y := f.at(f.node(a)), f.at(f.node(b))
+	return x.household != y.household && x.household != 0 && y.household != 0
+}

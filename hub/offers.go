@@ -45,6 +45,7 @@ func (s *Server) Self(_ context.Context, p peer.Peer) (sync.Self, <-chan struct{
 	for _, svc := range snap.services {
 		if svc.Host == now.ID {
 			self.Serves = append(self.Serves, svc.Name)
+			self.Names[svc.Name] = []netip.Addr{svc.V4, svc.V6} // where it has to listen
 		}
 	}
 	return self, changed, nil

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/miekg/dns"
+
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/hub/hubtest"
 	"github.com/warrenmesh/warren/peer"
@@ -236,4 +238,33 @@ func TestQuarantine(t *testing.T) {
 	}
 	edit(control.PeerEdit{Release: true})
 	hubtest.Until(t, "kitchen is back", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
+}
+
+// TestT01_NamesOfOthers: one household's machines do not resolve for another,
+// and are not on the console that another is shown.
+func TestT01_NamesOfOthers(t *testing.T) {
+	m := hubtest.New(t)
+	m.Apply(open)
+	m.Join("kitchen", control.PeerSpec{Owner: "ann"})
+	bob := m.Join("hall", control.PeerSpec{Owner: "bob"})
+	eve := m.Join("eve", control.PeerSpec{Owner: "eve"})
+	ask := func(c *spoke.Client) bool {
+		conn := connect(t, c, "10.77.0.53:53")
+		defer conn.Close()
+		q := new(dns.Msg).SetQuestion("kitchen.warren.internal.", dns.TypeA)
+		r, _, err := (&dns.Client{Net: "tcp"}).ExchangeWithConn(q, &dns.Conn{Conn: conn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(r.Answer) > 0
+	}
+	if !ask(bob) {
+		t.Error("the name does not resolve in its own household")
+	}
+	if ask(eve) {
+		t.Error("the name resolves in another household")
+	}
+	if page := get(t, eve, "http://console.warren.internal/api/status"); strings.Contains(page, "kitchen") {
+		t.Errorf("the console shows another household's machine: %s", page)
+	}
 }

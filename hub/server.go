@@ -38,6 +38,9 @@ type Config struct {
 	// Resolvers answer names that are not the tunnel's own. Empty means the
 	// host's /etc/resolv.conf.
 	Resolvers []netip.AddrPort
+	// PrivateDomains are those of the home network, such as fritz.box, whose
+	// names may have private addresses.
+	PrivateDomains []string
 	// Version is what status prints.
 	Version string
 	// ListenPacket opens the outer socket in the place of the kernel's.
@@ -176,7 +179,8 @@ func (s *Server) openStack() (err error) {
 
 func (s *Server) openServices(ctx context.Context) error {
 	resolvers, err := dns.New(dns.Config{
-		Domain: s.set.domain, Networks: s.networks(), Roster: s.roster, Upstreams: s.cfg.Resolvers,
+		Domain: s.set.domain, Networks: s.networks(), Roster: s.roster, Visible: s.visible,
+		Upstreams: s.cfg.Resolvers, PrivateDomains: s.cfg.PrivateDomains,
 		Logger: s.log, Now: s.cfg.Now,
 	})
 	if err != nil {

@@ -67,7 +67,7 @@ func allServices(set settings, published []store.Service, peers []store.Peer) []
 			if !ok {
 				continue // its machine is gone; the name stays taken
 			}
-			svc.V4, svc.V6, svc.hostName = host.V4, host.V6, host.Name
+			svc.hostName = host.Name
 		}
 		out = append(out, svc)
 	}

@@ -177,7 +177,7 @@ func (s *snapshot) nameOf(addr netip.Addr) string {
 		return p.Name
 	}
 	for _, svc := range s.services {
-		if svc.Host == "" && (svc.V4 == addr || svc.V6 == addr) {
+		if svc.V4 == addr || svc.V6 == addr {
 			return "svc:" + svc.Name
 		}
 	}

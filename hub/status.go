@@ -25,7 +25,7 @@ func (s *Server) Status() control.Status {
 		Version: s.cfg.Version, Started: s.started, Endpoint: s.set.endpoint, Listening: "udp " + s.ListenAddr().String(),
 		PublicKey: s.key.Public(), Domain: s.set.domain, Networks: s.networks(), Generation: snap.policy.Generation,
 		Recovery: snap.recovery, ConfirmBy: snap.policy.ConfirmBy, Peers: s.Peers(), Services: s.Services(),
-		Refused: s.refusals(snap, shown), Drops: make(map[string]uint64), Problems: snap.problems,
+		Refused: s.refusals(snap, shown, netip.Addr{}), Drops: make(map[string]uint64), Problems: snap.problems,
 	}
 	for reason, n := range s.gate.Stats().Reasons {
 		if n > 0 {
@@ -35,9 +35,12 @@ func (s *Server) Status() control.Status {
 	return st
 }
 
-// refusals are the latest lines of the ledger that were refused.
-func (s *Server) refusals(snap *snapshot, limit int) []control.Refusal {
-	flows := slices.DeleteFunc(s.gate.Flows(), func(f acl.Flow) bool { return f.Allowed })
+// refusals are the latest lines of the ledger that were refused, as far as
+// they are the caller's business; the zero caller is the admin's command line.
+func (s *Server) refusals(snap *snapshot, limit int, caller netip.Addr) []control.Refusal {
+	flows := slices.DeleteFunc(s.gate.Flows(), func(f acl.Flow) bool {
+		return f.Allowed || caller.IsValid() && (snap.filter.Strangers(caller, f.Src) || snap.filter.Strangers(caller, f.Dst))
+	})
 	slices.SortFunc(flows, func(a, b acl.Flow) int { return b.Last.Compare(a.Last) })
 	out := make([]control.Refusal, 0, min(limit, len(flows)))
 	for _, f := range flows[:min(limit, len(flows))] {
@@ -157,20 +160,36 @@ func (s *Server) recorded(ctx context.Context, snap *snapshot) ([]acl.Flow, erro
 // maxRecorded is how many kept flows a diff looks at.
 const maxRecorded = 20000
 
+// visible reports whether a machine may learn of a name: of everything that is
+// not another household's. That a name exists says nothing about whether the
+// policy lets anybody there; refusing is the policy's, with its own answer.
+func (s *Server) visible(p peer.Peer, name string) bool {
+	snap := s.snap.Load()
+	addrs, ok := snap.names[name]
+	return ok && !snap.filter.Strangers(p.V4, addrs[0])
+}
+
 // page is what the console shows to the peer that asks.
 func (s *Server) page(_ context.Context, caller peer.Peer) (console.Page, error) {
 	st := s.Status()
 	page := console.Page{You: caller, Now: s.cfg.Now(), Started: st.Started, Endpoint: st.Endpoint, Domain: st.Domain,
 		Generation: st.Generation, Recovery: st.Recovery, Problems: st.Problems}
+	snap := s.snap.Load()
 	for _, p := range st.Peers {
+		if snap.filter.Strangers(caller.V4, p.V4) {
+			continue
+		}
 		page.Peers = append(page.Peers, console.Peer{Peer: p.Peer, Handshake: p.Handshake,
 			RxBytes: p.RxBytes, TxBytes: p.TxBytes, Refused: p.Refused})
 	}
 	for _, svc := range st.Services {
+		if snap.filter.Strangers(caller.V4, svc.Addrs[0]) {
+			continue
+		}
 		page.Services = append(page.Services, console.Service{Name: svc.Name, FQDN: svc.FQDN, Addrs: svc.Addrs,
 			Ports: svc.Ports, Host: svc.Host, Note: svc.Note})
 	}
-	for _, r := range st.Refused {
+	for _, r := range s.refusals(snap, shown, caller.V4) {
 		page.Refused = append(page.Refused, console.Refusal(r))
 	}
 	return page, nil

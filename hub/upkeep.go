@@ -34,11 +34,23 @@ func (s *Server) peerConfigs(snap *snapshot) []netstack.PeerConfig {
 	out := make([]netstack.PeerConfig, 0, len(snap.peers)+len(snap.invites))
 	for _, p := range snap.peers {
 		out = append(out, netstack.PeerConfig{
-			Key: p.PublicKey, PSK: p.PSK, Addresses: []netip.Addr{p.V4, p.V6}, Endpoint: p.Endpoint,
+			Key: p.PublicKey, PSK: p.PSK, Addresses: snap.addressesOf(&p), Endpoint: p.Endpoint,
 		})
 	}
 	for _, inv := range snap.invites {
 		out = append(out, netstack.PeerConfig{Key: inv.PublicKey, PSK: inv.PSK, Addresses: []netip.Addr{inv.V4, inv.V6}})
+	}
+	return out
+}
+
+// addressesOf are the addresses that a machine speaks from: its own two, and
+// those of the services that it offers.
+func (s *snapshot) addressesOf(p *store.Peer) []netip.Addr {
+	out := []netip.Addr{p.V4, p.V6}
+	for _, svc := range s.services {
+		if svc.Host == p.ID {
+			out = append(out, svc.V4, svc.V6)
+		}
 	}
 	return out
 }

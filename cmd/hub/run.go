@@ -127,6 +127,7 @@ One line on standard error says when it is ready.`,
 	f := cmd.Flags()
 	f.StringVar(&listen, "listen", "", "UDP address to listen on (default :51820, all addresses)")
 	f.StringArrayVar(&resolvers, "resolver", nil, "ask this resolver, ADDR or ADDR:PORT, for names outside the tunnel; may be repeated (default: the host's own)")
+	f.StringArrayVar(&cfg.PrivateDomains, "private-domain", nil, "a domain of the home network, such as fritz.box, whose names may have private addresses; may be repeated")
 	f.StringVar(&level, "log", "info", "least level of what is logged: debug, info, warn, error")
 	keys.add(cmd)
 	return cmd
