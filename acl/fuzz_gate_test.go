@@ -270,7 +270,7 @@ func TestGateAgreesWithReference(t *testing.T) {
 	filters := fuzzFilters(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	allowed := 0
-	for range 3000 {
+	for range 1500 {
 		b := make([]byte, 1200)
 		for i := range b {
 			b[i] = byte(r.Uint32())

@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"testing"
 )
@@ -88,12 +89,16 @@ func TestP15_PortScan(t *testing.T) {
 	var p Packet
 	for _, v6 := range []bool{false, true} {
 		for _, dst := range []int{nHub, nEnrol, nConsole, nSTT, nLLM, nKitchen, nDesk, nGuest, nLocked, nInvite, nNobody} {
+			overTCP, overUDP := tcp(v6, nLaptop, dst, 40000, 1, FlagSYN, ""), udp(v6, nLaptop, dst, 40000, 1)
+			at := len(overTCP) - 18 // the destination port
 			for port := 1; port < 65536; port++ {
-				p.Parse(tcp(v6, nLaptop, dst, 40000, uint16(port), FlagSYN, ""))
+				binary.BigEndian.PutUint16(overTCP[at:], uint16(port))
+				binary.BigEndian.PutUint16(overUDP[at:], uint16(port))
+				p.Parse(overTCP)
 				if v := gt.In(&p, gt.now); v.Allow != (dst == nSTT && port == 443) {
 					t.Fatalf("tcp %d:%d: %+v", dst, port, v)
 				}
-				p.Parse(udp(v6, nLaptop, dst, 40000, uint16(port)))
+				p.Parse(overUDP)
 				if v := gt.In(&p, gt.now); v.Allow {
 					t.Fatalf("udp %d:%d: %+v", dst, port, v)
 				}
