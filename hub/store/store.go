@@ -18,6 +18,11 @@
 // encrypted as a whole besides. On PostgreSQL the rest (names, addresses,
 // policies, the audit log) is readable to whoever can read that database.
 //
+// The master key is a file beside the store (CreateKey, LoadKey), a file
+// descriptor (KeyFromFD) or a systemd credential (KeyFromCredential). Without
+// it nothing here can be read, and nobody can make it again: a backup with a
+// passphrase is the way back.
+//
 // A store that cannot be opened is never changed, repaired or made anew:
 // ErrWrongKey, ErrPlaintext, ErrCorrupt, ErrNewer and ErrLocked say which it
 // is. There is no downgrade in place: to go back to an older version, install
