@@ -71,10 +71,11 @@ type Server struct {
 	running map[string]*listening
 	revert  *time.Timer
 
-	// flows serialises keep; kept is how much of each line of the ledger the
-	// store has already.
-	flows sync.Mutex
-	kept  map[flowLine]uint64
+	// keeping guards what the store knows already: how much of each line of
+	// the ledger, and where each machine is.
+	keeping sync.Mutex
+	kept    map[flowLine]uint64
+	sighted map[peer.ID]sighting
 
 	group *errgroup.Group
 	ctx   context.Context
@@ -99,6 +100,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("opening hub: there is none in %s; make one with: hub init --dir %s --endpoint HOST:PORT", cfg.Dir, cfg.Dir)
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, running: make(map[string]*listening),
+		sighted: make(map[peer.ID]sighting),
 		started: cfg.Now()}
 	s.changed.init()
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -247,7 +249,8 @@ func (s *Server) shut() error {
 	}
 	if s.store != nil && s.stack != nil && s.snap.Load() != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		s.keep(ctx)
+		s.keepEndpoints(ctx)
+		s.keepFlows(ctx)
 		cancel()
 	}
 	if s.stack != nil {

@@ -85,11 +85,11 @@ type flowLine struct {
 
 // records turns what the ledger has gained since the last time into what the
 // store keeps: names instead of addresses, because an address may be somebody
-// else's tomorrow. The caller holds s.flows.
-func (s *Server) records(snap *snapshot) []store.FlowRecord {
-	var out []store.FlowRecord
+// else's tomorrow. counts is what s.kept becomes once they are written. The
+// caller holds s.keeping.
+func (s *Server) records(snap *snapshot) (out []store.FlowRecord, counts map[flowLine]uint64) {
 	ledger := s.gate.Flows()
-	counts := make(map[flowLine]uint64, len(ledger))
+	counts = make(map[flowLine]uint64, len(ledger))
 	for _, f := range ledger {
 		line := flowLine{f.Src, f.Dst, f.Proto, f.Port, f.Allowed}
 		counts[line] = f.Count
@@ -108,8 +108,7 @@ func (s *Server) records(snap *snapshot) []store.FlowRecord {
 		out = append(out, store.FlowRecord{Src: src, Dst: dst, Proto: uint8(f.Proto), Port: f.Port, Allowed: f.Allowed,
 			Reason: f.Reason.String(), Count: f.Count, First: f.First, Last: f.Last})
 	}
-	s.kept = counts
-	return out
+	return out, counts
 }
 
 // party names one end of a flow for the store: a peer's ID or a service.
@@ -127,7 +126,7 @@ func (s *snapshot) party(addr netip.Addr) (string, bool) {
 
 // recorded reads the kept flows back, as far as both ends still exist.
 func (s *Server) recorded(ctx context.Context, snap *snapshot) ([]acl.Flow, error) {
-	s.keep(ctx)
+	s.keepFlows(ctx)
 	where := make(map[string]netip.Addr, len(snap.peers)+len(snap.services))
 	for _, p := range snap.peers {
 		where["peer:"+string(p.ID)] = p.V4

@@ -3,7 +3,7 @@ package hub
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -19,7 +19,8 @@ import (
 // How often the hub looks after itself.
 const (
 	sweepEvery = time.Second
-	keepEvery  = 15 * time.Second
+	// keepFlowsEach is how many sweeps lie between two writings of the flows.
+	keepFlowsEach = 15
 	// greetWithin spreads the first handshakes after a start, so that a
 	// thousand answers do not come at once; all machines are back well within
 	// two seconds.
@@ -103,13 +104,12 @@ func (s *Server) knocked(key peer.PublicKey, from conn.Endpoint) {
 	}
 }
 
-// sweep does what is due: expired invites, policies nobody confirmed, what is
-// worth remembering over a restart.
+// sweep does what is due: expired invites, and what is worth remembering over
+// a restart.
 func (s *Server) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	last := time.Now()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -118,11 +118,24 @@ func (s *Server) sweep(ctx context.Context) error {
 		if err := s.expire(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("removing expired invites", "err", err)
 		}
-		if time.Since(last) >= keepEvery {
-			s.keep(ctx)
-			last = time.Now()
+		s.keepEndpoints(ctx)
+		if n%keepFlowsEach == 0 {
+			s.keepFlows(ctx)
 		}
 	}
+}
+
+// moved reports whether a machine is somewhere else than kept says, and notes
+// where. Without its last endpoint the next process could not call it, and a
+// phone would talk into a dead session until it noticed by itself.
+func (s *Server) moved(kept map[peer.PublicKey]netip.AddrPort) bool {
+	any := false
+	for _, st := range s.stack.Peers() {
+		if !st.LastHandshake.IsZero() && st.Endpoint.IsValid() && kept[st.Key] != st.Endpoint {
+			kept[st.Key], any = st.Endpoint, true
+		}
+	}
+	return any
 }
 
 // expire removes invites whose time is over, and those whose machine has been
@@ -157,31 +170,73 @@ func (s *Server) expire(ctx context.Context) error {
 	return nil
 }
 
-// keep writes down what a restart would otherwise forget: where machines were
-// last seen, and which flows were tried. Losing the last few seconds of it
-// loses nothing that anybody was promised.
-func (s *Server) keep(ctx context.Context) {
-	s.flows.Lock()
-	defer s.flows.Unlock()
+// sighting is where a machine was last heard, as the store has it.
+type sighting struct {
+	at        netip.AddrPort
+	handshake time.Time
+}
+
+// stale is how old a stored handshake may be while the machine stays where it
+// is: what counts is the place, and writing each of them would wear out an SD
+// card.
+const stale = 10 * time.Minute
+
+// keepEndpoints writes down where machines are, as soon as they have moved: a
+// hub that is killed a second later still knows whom to greet.
+func (s *Server) keepEndpoints(ctx context.Context) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
 	snap := s.snap.Load()
-	ids := make(map[peer.PublicKey]peer.ID, len(snap.peers))
-	for _, p := range snap.peers {
-		ids[p.PublicKey] = p.ID
+	moved := make(map[peer.ID]sighting)
+	for _, st := range s.stack.Peers() {
+		i, ok := snap.byKey[st.Key]
+		if !ok || !st.Endpoint.IsValid() || st.LastHandshake.IsZero() {
+			continue
+		}
+		p := snap.peers[i]
+		last, ok := s.sighted[p.ID]
+		if !ok {
+			last = sighting{p.Endpoint, p.LastHandshake}
+		}
+		if last.at != st.Endpoint || st.LastHandshake.Sub(last.handshake) > stale {
+			moved[p.ID] = sighting{st.Endpoint, st.LastHandshake}
+		}
 	}
-	flows := s.records(snap)
+	if len(moved) == 0 {
+		return
+	}
 	err := s.store.Keep(ctx, func(tx *store.Tx) error {
-		for _, st := range s.stack.Peers() {
-			id, ok := ids[st.Key]
-			if !ok || !st.Endpoint.IsValid() || st.LastHandshake.IsZero() {
-				continue
-			}
-			if err := tx.SaveEndpoint(id, st.Endpoint, st.LastHandshake); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return fmt.Errorf("saving endpoint: %w", err)
+		for id, now := range moved {
+			if err := tx.SaveEndpoint(id, now.at, now.handshake); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
 			}
 		}
-		return tx.MergeFlows(flows)
+		return nil
 	})
-	if err != nil && ctx.Err() == nil {
-		s.log.Error("writing down endpoints and flows", "err", err)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Error("writing down endpoints", "err", err)
+		}
+		return
 	}
+	maps.Copy(s.sighted, moved)
+}
+
+// keepFlows writes down which flows were tried. Losing the last few seconds of
+// it loses nothing that anybody was promised.
+func (s *Server) keepFlows(ctx context.Context) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	flows, counts := s.records(s.snap.Load())
+	if len(flows) == 0 {
+		return
+	}
+	err := s.store.Keep(ctx, func(tx *store.Tx) error { return tx.MergeFlows(flows) })
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Error("writing down flows", "err", err)
+		}
+		return
+	}
+	s.kept = counts
 }
