@@ -15,7 +15,9 @@
 //   - a data message is only looked at for its type and smallest size.
 //
 // Everything else is dropped and counted. A Bind answers nothing by itself,
-// with one exception that is off unless Config.Knocks is set: the knock.
+// with two exceptions that are off unless asked for: with Config.Knocks a hub
+// answers the knock, and with Config.Remote a spoke repeats an initiation that
+// its hub answered with a cookie (retry.go).
 //
 // # Limits
 //

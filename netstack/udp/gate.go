@@ -85,7 +85,13 @@ func (b *Bind) admit(msg []byte, from *path) bool {
 	case typeResponse:
 		return b.admitAnswer(msg, sizeResponse, 8)
 	case typeCookie:
-		return b.admitAnswer(msg, sizeCookie, 4)
+		if !b.admitAnswer(msg, sizeCookie, 4) {
+			return false
+		}
+		if again, to := b.retry.repeat(msg); again != nil {
+			_ = b.Send([][]byte{again}, to) // counted; WireGuard's timer is still there
+		}
+		return true
 	case typeKnock, typeProof:
 		b.admitKnock(msg, from)
 	case typeReply, typeDone:

@@ -35,6 +35,10 @@ type Config struct {
 	// Key is our own public key. If it is set, handshake messages whose mac1
 	// is not made with it are dropped here. Zero skips that check.
 	Key peer.PublicKey
+	// Remote is the public key of the one peer that this Bind dials, a spoke's
+	// hub. With it, an initiation that a hub under load answers with a cookie
+	// is repeated at once instead of after 5 s. Zero leaves that to WireGuard.
+	Remote peer.PublicKey
 	// Knocks makes this Bind answer knocks, which is the hub's part. Nil
 	// drops them.
 	Knocks *Knocks
@@ -57,6 +61,7 @@ type Bind struct {
 	start time.Time // base of the monotonic clock that the limiter reads
 
 	gate  gate
+	retry retry
 	count counters
 	calls callers // knocks that we have sent and that wait for an answer
 	epoch atomic.Uint32
@@ -83,16 +88,6 @@ type transport interface {
 	close() error
 }
 
-// family is the socket of one address family. Rebind replaces the socket under
-// the receiver, which waits for the next one when it finds its own closed.
-type family struct {
-	sock atomic.Pointer[transport]
-	mu   sync.Mutex
-	cond *sync.Cond
-	live bool // a receiver should wait for a socket rather than end
-	used bool // opened by Open, so Rebind opens it again
-}
-
 // errFamily is the answer to a datagram for a family that is not bound.
 var errFamily = fmt.Errorf("sending: no socket for this address family: %w", syscall.EAFNOSUPPORT)
 
@@ -103,6 +98,7 @@ func New(cfg Config) *Bind {
 		b.log = slog.New(slog.DiscardHandler)
 	}
 	b.gate.init(cfg.Key, cfg.Small)
+	b.retry.init(cfg.Remote)
 	b.v4.cond = sync.NewCond(&b.v4.mu)
 	b.v6.cond = sync.NewCond(&b.v6.mu)
 	return b
@@ -148,137 +144,6 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		fns = append(fns, b.receiveIPv6)
 	}
 	return fns, b.port, nil
-}
-
-// listen opens the wanted sockets on the configured address, all on the same
-// port.
-func (b *Bind) listen(port uint16, want4, want6 bool) error {
-	const tries = 100 // the second family may find the random port taken
-	for try := 1; ; try++ {
-		s4, s6, got, err := b.listenBoth(port, want4, want6)
-		if err != nil && want4 && want6 && port == 0 && errors.Is(err, syscall.EADDRINUSE) && try < tries {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		b.port = got
-		b.v4.put(s4)
-		b.v6.put(s6)
-		return nil
-	}
-}
-
-func (b *Bind) listenBoth(port uint16, want4, want6 bool) (s4, s6 transport, got uint16, err error) {
-	at, both := b.cfg.Listen.Addr().Unmap(), want4 && want6
-	got = port
-	if want4 {
-		a := at
-		if !a.Is4() {
-			a = netip.IPv4Unspecified()
-		}
-		s4, err = b.listenOne("udp4", netip.AddrPortFrom(a, got))
-		if err != nil && !(both && noFamily(err)) {
-			return nil, nil, 0, err
-		}
-		if s4 != nil {
-			got = s4.info().Addr.Port()
-		}
-	}
-	if want6 {
-		a := at
-		if !a.Is6() {
-			a = netip.IPv6Unspecified()
-		}
-		s6, err = b.listenOne("udp6", netip.AddrPortFrom(a, got))
-		if err != nil && !(both && s4 != nil && noFamily(err)) {
-			if s4 != nil {
-				_ = s4.close()
-			}
-			return nil, nil, 0, err
-		}
-		if s6 != nil {
-			got = s6.info().Addr.Port()
-		}
-	}
-	return s4, s6, got, nil
-}
-
-// listenOne opens one socket. A nil transport comes with an error, always.
-func (b *Bind) listenOne(network string, at netip.AddrPort) (transport, error) {
-	var t transport
-	var err error
-	if b.cfg.ListenPacket != nil {
-		var pc PacketConn
-		if pc, err = b.cfg.ListenPacket(network, at); err == nil {
-			t = newPlain(b, pc)
-		}
-	} else {
-		t, err = b.listenKernel(network, at)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("opening UDP socket on %v: %w", at, err)
-	}
-	if b.mark != 0 {
-		if err := t.setMark(b.mark); err != nil {
-			_ = t.close()
-			return nil, fmt.Errorf("marking UDP socket on %v: %w", at, err)
-		}
-	}
-	return t, nil
-}
-
-// noFamily reports whether the machine lacks an address family altogether.
-func noFamily(err error) bool {
-	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)
-}
-
-// put hands the socket, if there is one, to the receiver.
-func (f *family) put(t transport) {
-	if t == nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.sock.Store(&t)
-	f.cond.Broadcast()
-}
-
-// start notes whether Open found a socket and so whether there is a receiver.
-func (f *family) start() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.used = f.sock.Load() != nil
-	f.live = f.used
-}
-
-// next returns the socket that is not old, waiting for Rebind to bring it; nil
-// after Close.
-func (f *family) next(old *transport) *transport {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for {
-		if !f.live {
-			return nil
-		}
-		if s := f.sock.Load(); s != nil && s != old {
-			return s
-		}
-		f.cond.Wait()
-	}
-}
-
-// drop closes the socket; live says whether another one will follow.
-func (f *family) drop(live bool) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.live, f.used = live, live
-	s := f.sock.Swap(nil)
-	f.cond.Broadcast()
-	if s == nil {
-		return nil
-	}
-	return (*s).close()
 }
 
 func (b *Bind) receiveIPv4(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
@@ -331,6 +196,7 @@ func (b *Bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	var bytes uint64
 	for _, buf := range bufs {
 		b.gate.sent(buf, b)
+		b.retry.note(buf, ep)
 		bytes += uint64(len(buf))
 	}
 	if err := (*s).send(bufs, ep); err != nil {
