@@ -298,6 +298,12 @@ func (s *Server) enforce(ctx context.Context) (netstack.Cut, error) {
 		return netstack.Cut{}, fmt.Errorf("reading the state back (everything is denied until it can be read; restart the hub): %w", err)
 	}
 	s.snap.Store(snap)
+	if s.initial == nil {
+		s.initial = make(map[peer.ID]netip.AddrPort, len(snap.peers))
+		for _, p := range snap.peers {
+			s.initial[p.ID] = p.Endpoint
+		}
+	}
 	if err := s.stack.SetAddresses(addresses(snap.services)); err != nil {
 		s.stack.SetFilter(nil)
 		return netstack.Cut{}, fmt.Errorf("setting tunnel addresses (everything is denied): %w", err)

@@ -30,12 +30,14 @@ const (
 	greetAge = 7 * 24 * time.Hour
 )
 
-// peerConfigs is who may speak WireGuard to the hub.
+// peerConfigs is who may speak WireGuard to the hub. A machine's endpoint is
+// given once, as it was when the hub started: from then on WireGuard follows it,
+// and an older one from the store must not lead its packets astray.
 func (s *Server) peerConfigs(snap *snapshot) []netstack.PeerConfig {
 	out := make([]netstack.PeerConfig, 0, len(snap.peers)+len(snap.invites))
 	for _, p := range snap.peers {
 		out = append(out, netstack.PeerConfig{
-			Key: p.PublicKey, PSK: p.PSK, Addresses: snap.addressesOf(&p), Endpoint: p.Endpoint,
+			Key: p.PublicKey, PSK: p.PSK, Addresses: snap.addressesOf(&p), Endpoint: s.initial[p.ID],
 		})
 	}
 	for _, inv := range snap.invites {
