@@ -127,19 +127,6 @@ func (s *Server) sweep(ctx context.Context) error {
 	}
 }
 
-// moved reports whether a machine is somewhere else than kept says, and notes
-// where. Without its last endpoint the next process could not call it, and a
-// phone would talk into a dead session until it noticed by itself.
-func (s *Server) moved(kept map[peer.PublicKey]netip.AddrPort) bool {
-	any := false
-	for _, st := range s.stack.Peers() {
-		if !st.LastHandshake.IsZero() && st.Endpoint.IsValid() && kept[st.Key] != st.Endpoint {
-			kept[st.Key], any = st.Endpoint, true
-		}
-	}
-	return any
-}
-
 // expire removes invites whose time is over, and those whose machine has been
 // heard from: their throw-away keys stop working.
 func (s *Server) expire(ctx context.Context) error {
