@@ -69,6 +69,8 @@ type Server struct {
 	snap    atomic.Pointer[snapshot]
 	changed broadcast
 	running map[string]*listening
+	// initial is where machines were when the hub started.
+	initial map[peer.ID]netip.AddrPort
 	revert  *time.Timer
 
 	// keeping guards what the store knows already: how much of each line of
