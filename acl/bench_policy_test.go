@@ -132,12 +132,17 @@ func BenchmarkLookup(b *testing.B) {
 				asks[k] = append(asks[k], a)
 			}
 		}
-		for k, name := range []string{"allowed", "refused"} {
+		for k, name := range []string{"allowed", "refused", "allowed-busy", "refused-busy"} {
+			mask := 4095
+			if k > 1 {
+				mask = 63 // as many conversations as are busy at one moment
+			}
+			k %= 2
 			b.Run(fmt.Sprintf("%s/peers=%d", name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				i, list := 0, asks[k]
 				for b.Loop() {
-					a := &list[i&4095]
+					a := &list[i&mask]
 					i++
 					if f.lookup(a.src, a.dst, ProtoTCP, a.port).Allow != (k == 0) {
 						b.Fatal("the verdict changed")
