@@ -34,9 +34,9 @@ type Client struct {
 
 	view  atomic.Pointer[view]
 	ready chan struct{} // closed when the hub has told this machine its slice
-	once  gosync.Once
-	left  chan struct{} // closed when the hub says that this machine is no peer
-	gone  gosync.Once
+	left  chan struct{} // closed when this machine is no peer any more
+	why   error         // ErrRemoved or ErrLeft, set before left is closed
+	once  struct{ ready, left gosync.Once }
 	kick  chan struct{} // the sync loop should ask again
 
 	work     gosync.WaitGroup // what Run has in the background
@@ -95,7 +95,7 @@ func (c *Client) open(ctx context.Context) error {
 		first.self = *c.state.self
 	}
 	c.view.Store(first)
-	small := c.cfg.Size.small()
+	small := c.cfg.Size.Small()
 	c.gate = acl.NewGate(acl.GateConfig{Small: small})
 	c.gate.Swap(first.filter)
 	c.bind = udp.New(udp.Config{
@@ -173,11 +173,14 @@ func (c *Client) Ready(ctx context.Context) error {
 	case <-c.ready:
 		return nil
 	case <-c.left:
-		return ErrRemoved
+		return c.why
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the hub at %s: %w", c.endpoint(), ctx.Err())
 	}
 }
+
+// ErrLeft says that this machine has left the mesh of its own will.
+var ErrLeft = errors.New("this machine has left the mesh")
 
 // ErrRemoved says that the hub knows this machine no more, or holds it in
 // quarantine.
@@ -192,19 +195,33 @@ func (c *Client) Membership() Membership {
 	return st.membership()
 }
 
-// Leave takes this machine off the mesh and forgets everything about it. If
-// the hub cannot be reached it still forgets, and says so.
+// Leave takes this machine off the mesh and forgets everything about it; Run
+// then ends with ErrLeft. If the hub cannot be reached before ctx ends, Leave
+// still forgets, and says so.
 func (c *Client) Leave(ctx context.Context) error {
+	err := c.forget(ctx)
+	c.end(ErrLeft)
+	return err
+}
+
+// forget is Leave without ending Run.
+func (c *Client) forget(ctx context.Context) error {
+	name := c.Membership().Name
 	err := c.sync.Leave(ctx)
-	if err != nil {
-		err = fmt.Errorf("this machine has forgotten the mesh, but the hub was not told (%w); ask the admin: hub peer rm %s", err, c.Membership().Name)
+	if p, ok := errors.AsType[*sync.Problem](err); ok && p.Status == http.StatusForbidden {
+		err = nil // the hub has forgotten first
 	}
 	if err := c.vault.Apply(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil}); err != nil {
 		return fmt.Errorf("forgetting the mesh: %w", err)
 	}
-	c.gone.Do(func() { close(c.left) })
-	return err
+	if err != nil {
+		return fmt.Errorf("this machine has forgotten the mesh, but the hub could not be told; ask the admin: hub peer rm %s", name)
+	}
+	return nil
 }
+
+// end makes Run return why.
+func (c *Client) end(why error) { c.once.left.Do(func() { c.why = why; close(c.left) }) }
 
 // Close takes the tunnel down and gives the directory back. Connections are
 // reset. It is safe to call twice.

@@ -117,11 +117,14 @@ func (c *Client) controls(ctx context.Context) http.Handler {
 		reply(w, http.StatusOK, pong{took, addr})
 	})
 	mux.HandleFunc("POST /v1/leave", func(w http.ResponseWriter, r *http.Request) {
-		if err := c.Leave(r.Context()); err != nil {
+		if err := c.forget(r.Context()); err != nil {
 			reportFault(w, err)
-			return
+		} else {
+			reply(w, http.StatusOK, struct{}{})
 		}
-		reply(w, http.StatusOK, struct{}{})
+		// The answer goes out before this process may end.
+		_ = http.NewResponseController(w).Flush()
+		c.end(ErrLeft)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {

@@ -20,7 +20,8 @@ import (
 )
 
 // Run keeps the tunnel up and what the hub says in force, until ctx ends (then
-// it returns nil) or the hub says that this machine is no peer (ErrRemoved).
+// it returns nil), the hub says that this machine is no peer (ErrRemoved), or
+// Leave was called (ErrLeft).
 func (c *Client) Run(ctx context.Context) error {
 	defer c.work.Wait()
 	g, ctx := errgroup.WithContext(ctx)
@@ -29,7 +30,7 @@ func (c *Client) Run(ctx context.Context) error {
 	g.Go(func() error {
 		select {
 		case <-c.left:
-			return ErrRemoved
+			return c.why
 		case <-ctx.Done():
 			return nil
 		}
@@ -237,8 +238,8 @@ func (c *Client) follow(ctx context.Context) error {
 		if p, ok := errors.AsType[*sync.Problem](err); ok && p.Status == http.StatusForbidden {
 			// Removed, or in quarantine, which may end: a peer in quarantine
 			// hears nothing, so this answer means the former.
-			c.gone.Do(func() { close(c.left) })
-			return ErrRemoved
+			c.end(ErrRemoved)
+			return nil
 		}
 		// After a hub's restart the old etag means nothing, and asking without
 		// one is answered at once.
@@ -312,7 +313,7 @@ func (c *Client) apply(ctx context.Context, self sync.Self) error {
 		// the new place.
 		c.lookUp(ctx)
 	}
-	c.once.Do(func() { close(c.ready) })
+	c.once.ready.Do(func() { close(c.ready) })
 	return nil
 }
 

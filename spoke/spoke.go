@@ -74,7 +74,8 @@ const (
 	Large
 )
 
-func (s Size) small() bool {
+// Small reports whether the machine is treated as a small one.
+func (s Size) Small() bool {
 	switch s {
 	case Small:
 		return true
@@ -119,24 +120,18 @@ type Membership struct {
 
 // DefaultDir is the state directory of this platform and user.
 func DefaultDir() (string, error) {
-	if runtime.GOOS == "linux" {
-		if os.Geteuid() == 0 {
-			return "/var/lib/warren-spoke", nil
-		}
-		if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
-			return filepath.Join(dir, "warren-spoke"), nil
-		}
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", err
-		}
-		return filepath.Join(home, ".local", "share", "warren-spoke"), nil
+	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
+		dir, err := os.UserConfigDir()
+		return filepath.Join(dir, "Warren", "spoke"), err
 	}
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "", err
+	if os.Geteuid() == 0 {
+		return "/var/lib/warren/spoke", nil
 	}
-	return filepath.Join(dir, "Warren Spoke"), nil
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "warren", "spoke"), nil
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local", "share", "warren", "spoke"), err
 }
 
 func (c *Config) logger() *slog.Logger {

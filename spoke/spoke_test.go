@@ -279,7 +279,7 @@ func TestNetworkChange(t *testing.T) {
 	}
 }
 
-func TestRemovedPeerIsTold(t *testing.T) {
+func TestLeave(t *testing.T) {
 	h := newMiniHub(t)
 	cfg := h.config(t, "198.51.100.1")
 	if _, err := Join(t.Context(), h.invite("kitchen"), cfg); err != nil {
@@ -300,8 +300,8 @@ func TestRemovedPeerIsTold(t *testing.T) {
 	if err := c.Leave(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := <-done; !errors.Is(err, ErrRemoved) {
-		t.Errorf("Run: %v, want ErrRemoved", err)
+	if err := <-done; !errors.Is(err, ErrLeft) {
+		t.Errorf("Run: %v, want ErrLeft", err)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

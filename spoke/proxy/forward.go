@@ -64,7 +64,7 @@ func (f Forward) Serve(ctx context.Context, ln net.Listener, dial Dialer, log *s
 			reset(client)
 			return
 		}
-		Pipe(client, remote)
+		Pipe(ctx, client, remote)
 	})
 }
 

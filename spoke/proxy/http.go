@@ -139,15 +139,13 @@ func Tunnel(ctx context.Context, w http.ResponseWriter, remote net.Conn) {
 		deny(w, http.StatusInternalServerError, "The connection cannot be taken over.")
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { _ = client.Close(); _ = remote.Close() })
-	defer stop()
 	_ = client.SetDeadline(time.Time{})
 	if _, err := client.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {
 		_ = client.Close()
 		_ = remote.Close()
 		return
 	}
-	Pipe(&buffered{client, buf.Reader}, remote)
+	Pipe(ctx, &buffered{client, buf.Reader}, remote)
 }
 
 // failed says why there is no connection.

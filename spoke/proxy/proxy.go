@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -87,25 +88,50 @@ func serve(ctx context.Context, ln net.Listener, handle func(context.Context, ne
 	}
 }
 
-// Pipe copies both ways until both ends are done, and passes on the end of
-// each direction. An error on one side ends both.
-func Pipe(a, b net.Conn) {
+// halfOpen is how long the open direction of a connection may be idle once the
+// other one has ended: a client that has gone looks just like one that has said
+// all it had to say.
+const halfOpen = 10 * time.Minute
+
+// Pipe copies both ways until both directions have ended or ctx has, passes on
+// the end of each, and closes both. An error on one side ends both.
+func Pipe(ctx context.Context, a, b net.Conn) {
+	shut := func() { _ = a.Close(); _ = b.Close() }
+	defer shut()
+	stop := context.AfterFunc(ctx, shut)
+	defer stop()
 	var wg sync.WaitGroup
-	half := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		if err == nil {
-			if c, ok := to.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+	var half atomic.Bool
+	wg.Go(func() { carry(a, b, &half, shut) })
+	wg.Go(func() { carry(b, a, &half, shut) })
+	wg.Wait()
+}
+
+// carry copies from one to the other. half says that the other way has ended.
+func carry(to, from net.Conn, half *atomic.Bool, shut func()) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, werr := to.Write(buf[:n]); werr != nil {
+				shut()
 				return
 			}
 		}
-		_ = to.Close()
-		_ = from.Close()
+		if half.Load() {
+			_ = from.SetReadDeadline(time.Now().Add(halfOpen))
+		}
+		if err == nil {
+			continue
+		}
+		if c, ok := to.(interface{ CloseWrite() error }); err != io.EOF || !ok || c.CloseWrite() != nil {
+			shut()
+			return
+		}
+		half.Store(true)
+		_ = to.SetReadDeadline(time.Now().Add(halfOpen))
+		return
 	}
-	wg.Go(func() { half(a, b) })
-	wg.Go(func() { half(b, a) })
-	wg.Wait()
-	_ = a.Close()
-	_ = b.Close()
 }
 
 // IsLoopback reports whether only this machine can connect to addr, which is

@@ -244,7 +244,7 @@ func (s *SOCKS) connect(ctx context.Context, c net.Conn, r *bufio.Reader, dst st
 	if err := respond(c, repOK, addrPort(remote.LocalAddr())); err != nil {
 		return err
 	}
-	Pipe(&buffered{c, r}, remote)
+	Pipe(ctx, &buffered{c, r}, remote)
 	return nil
 }
 
