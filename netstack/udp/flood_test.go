@@ -79,7 +79,7 @@ func TestMeshG36_TwentySpokesBehindOneNAT(t *testing.T) {
 		return netip.AddrPortFrom(netip.MustParseAddr("198.51.100.7"), uint16(40000+i))
 	}
 	s := newStar(t, nat, 20)
-	took := s.join(t, 2*time.Second)
+	took := s.join(t, patience*2*time.Second)
 	t.Logf("20 spokes behind one address were in after %v", took)
 	if s.hub.bind.Stats().Dropped.Flood != 0 {
 		t.Error("the limiter slowed a home")
@@ -186,14 +186,14 @@ func TestW07_HandshakeFlood(t *testing.T) {
 			start, stop := time.Now(), s.flood(c.from)
 			time.Sleep(200 * time.Millisecond) // the flood is to be under way, no more
 			talker := s.spokes[0]
-			lost := s.stream(talker, 200)
+			lost := s.stream(talker, 100)
 			s.spokes = late
-			took := s.join(t, c.limit)
-			lost += s.stream(talker, 200)
+			took := s.join(t, patience*c.limit)
+			lost += s.stream(talker, 100)
 			n := stop()
 
-			if lost > 4 {
-				t.Errorf("an existing session lost %d of 400 packets", lost)
+			if lost > 2 {
+				t.Errorf("an existing session lost %d of 200 packets", lost)
 			}
 			st := s.hub.bind.Stats()
 			reached := n - int(st.Dropped.Flood)
@@ -203,24 +203,30 @@ func TestW07_HandshakeFlood(t *testing.T) {
 			if st.Sources > st.SourcesMax || st.SourcesMax > 1<<14 {
 				t.Errorf("the limiter keeps %d of %d sources", st.Sources, st.SourcesMax)
 			}
-			t.Logf("%d datagrams, %d reached the device; 3 spokes joined in %v; %d of 400 packets lost", n, reached, took, lost)
+			t.Logf("%d datagrams, %d reached the device; 3 spokes joined in %v; %d of 200 packets lost", n, reached, took, lost)
 		})
 	}
 }
 
 // flood injects junk initiations until stop is called, which returns how many.
+// It waits when the hub cannot keep up, so that what is measured is the gate
+// and not how many processors the test has.
 func (s *star) flood(from func(i int) netip.AddrPort) (stop func() int) {
 	junk := make([][]byte, 64)
 	for i := range junk {
 		junk[i] = junkInitiation(s.hub.key.Public())
 	}
 	done, n := make(chan struct{}), 0
+	rx := func() uint64 { return s.hub.bind.Stats().RxDatagrams }
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			for range 300 { // 30,000 a second
+				if n > 1024 && uint64(n-1024) > rx() {
+					break
+				}
 				if s.net.Inject(udptest.Datagram{From: from(n), To: hubAt, Data: junk[n%len(junk)]}) {
 					n++
 				}
@@ -235,7 +241,6 @@ func (s *star) flood(from func(i int) netip.AddrPort) (stop func() int) {
 	return func() int {
 		close(done)
 		wg.Wait()
-		rx := func() uint64 { return s.hub.bind.Stats().RxDatagrams }
 		for seen := rx(); ; seen = rx() { // what is queued has been delivered too
 			time.Sleep(20 * time.Millisecond)
 			if rx() == seen {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -22,9 +23,11 @@ const (
 	gsoBytes6 = 1<<16 - 1 - 8
 )
 
-// writer is what one send needs; writers are pooled. A super-datagram is a
+// writer is the sending side of a socket, used by one goroutine at a time: the
+// runtime lets only one write to a descriptor anyway. A super-datagram is a
 // message of many I/O vectors: nothing is copied on our side of the kernel.
 type writer struct {
+	mu    sync.Mutex
 	k     *kernel
 	hdrs  []mmsghdr
 	iovs  []unix.Iovec
@@ -61,8 +64,10 @@ func newWriter(k *kernel) *writer {
 }
 
 func (k *kernel) send(bufs [][]byte, ep *Endpoint) error {
-	w := k.outs.Get().(*writer)
-	defer k.outs.Put(w)
+	w := k.out
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.forget()
 	namelen := w.address(ep)
 	gso := k.gso.Load()
 	src, sticky := ep.source(k.epoch)
@@ -99,6 +104,16 @@ func (k *kernel) send(bufs [][]byte, ep *Endpoint) error {
 		}
 	}
 	return nil
+}
+
+// forget lets go of the caller's buffers, which are 64 KiB each.
+func (w *writer) forget() {
+	for i := range w.iovs {
+		if w.iovs[i].Base == nil {
+			break
+		}
+		w.iovs[i].Base = nil
+	}
 }
 
 func gsoFault(errno syscall.Errno) bool {

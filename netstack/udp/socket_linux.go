@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -37,8 +36,8 @@ type kernel struct {
 	gso   atomic.Bool
 	gro   atomic.Bool
 
-	in   reader
-	outs sync.Pool // of *writer
+	in  reader
+	out *writer
 
 	// The system calls, so that tests can make the kernel fail.
 	recvmmsg func(fd uintptr, hdrs []mmsghdr) (int, syscall.Errno)
@@ -78,7 +77,7 @@ func (b *Bind) listenKernel(network string, at netip.AddrPort) (transport, error
 		k.probe()
 	}
 	k.in.init(k)
-	k.outs.New = func() any { return newWriter(k) }
+	k.out = newWriter(k)
 	b.log.Debug("opened UDP socket", "addr", k.addr, "gso", k.gso.Load(), "gro", k.gro.Load())
 	return k, nil
 }
