@@ -285,7 +285,7 @@ func (t *tour) actRefuse() error {
 		t.say(strings.HasPrefix(out, "refused"), "the phone tries %s: %s", try.what, out)
 	}
 	out, err := t.hub("acl", "explain", "anns-phone", "console:80")
-	t.say(err != nil && out != "", "why? %s", strings.ReplaceAll(out, "\n", "; "))
+	t.say(err != nil && out != "", "why? `hub acl explain anns-phone console:80` says:\n          %s", strings.ReplaceAll(out, "\n", "\n          "))
 	bad := strings.Replace(policy, `"src": ["ann@"]`, `"src": ["*"]`, 1)
 	err = t.apply(bad)
 	t.say(err != nil, "a policy that breaks one of its own `never` sentences is not accepted: %s", lastLine(err))
@@ -349,6 +349,12 @@ func (t *tour) actRevoke() error {
 }
 
 func (t *tour) actKill() error {
+	// Where a machine is, the hub writes down within a second; the phone came
+	// hardly earlier than that.
+	select {
+	case <-time.After(1500 * time.Millisecond):
+	case <-t.ctx.Done():
+	}
 	for _, p := range t.procs {
 		if filepath.Base(p.log) == "hub.log" {
 			p.kill(syscall.SIGKILL)
@@ -380,7 +386,7 @@ func (t *tour) actKill() error {
 
 func (t *tour) actAudit() error {
 	out, err := t.hub("audit", "verify")
-	t.say(err == nil, "%s", strings.ReplaceAll(out, "\n", "; "))
+	t.say(err == nil, "`hub audit verify`: %s", strings.ReplaceAll(out, "\n", " "))
 	out, err = t.hub("doctor")
 	t.say(err == nil, "`hub doctor` finds nothing wrong%s", unless(err == nil, ":\n"+out))
 	return nil
