@@ -64,8 +64,7 @@ func Remac(hub peer.PublicKey, msg []byte) {
 // Open reads a knock as the hub does.
 func Open(hub peer.PrivateKey, msg []byte) (f Forgery, ok bool) {
 	public, private := hub.Public(), hub.Reveal()
-	key := knockMACKey(public)
-	if !genuineKnock(&key, msg) {
+	if !genuineKnock(newMACChecker(knockMACKey(public)), msg) {
 		return f, false
 	}
 	m, ok := openKnock((*[32]byte)(&public), &private, msg)

@@ -3,6 +3,8 @@ package udp
 import (
 	"crypto/subtle"
 	"encoding/binary"
+	"hash"
+	"sync"
 	"sync/atomic"
 
 	"github.com/warrenmesh/warren/peer"
@@ -27,19 +29,17 @@ const (
 
 // gate is what a datagram has to pass before the device sees it.
 type gate struct {
-	checkMAC bool
-	macKey   [blake2s.Size]byte
-	limit    *limiter
-	asked    asked
-	knocks   atomic.Pointer[knockServer]
+	mac    *macChecker // nil: not checked
+	limit  *limiter
+	asked  asked
+	knocks atomic.Pointer[knockServer]
 }
 
 func (g *gate) init(key peer.PublicKey, small bool) {
 	g.limit = newLimiter(small)
 	g.asked.init(small)
 	if !key.IsZero() {
-		g.checkMAC = true
-		g.macKey = mac1Key(key)
+		g.mac = newMACChecker(mac1Key(key))
 	}
 }
 
@@ -62,12 +62,38 @@ func mac1(key *[blake2s.Size]byte, msg []byte) (tag [macSize]byte) {
 // genuine checks the mac1 of a handshake message. One hash is all that a
 // sender without our public key can make us spend.
 func (g *gate) genuine(msg []byte) bool {
-	if !g.checkMAC {
+	if g.mac == nil {
 		return true
 	}
 	at := len(msg) - 2*macSize
-	want := mac1(&g.macKey, msg[:at])
-	return subtle.ConstantTimeCompare(want[:], msg[at:at+macSize]) == 1
+	return g.mac.check(msg[:at], msg[at:at+macSize])
+}
+
+// macChecker checks macs under one key. It keeps its hash: a flood of junk
+// must not make garbage.
+type macChecker struct {
+	mu  sync.Mutex
+	h   hash.Hash // nil if it could not be made, and then nothing is genuine
+	sum [macSize]byte
+}
+
+func newMACChecker(key [blake2s.Size]byte) *macChecker {
+	h, err := blake2s.New128(key[:])
+	if err != nil {
+		return &macChecker{}
+	}
+	return &macChecker{h: h}
+}
+
+func (m *macChecker) check(msg, mac []byte) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.h == nil {
+		return false
+	}
+	m.h.Reset()
+	m.h.Write(msg)
+	return subtle.ConstantTimeCompare(m.h.Sum(m.sum[:0]), mac) == 1
 }
 
 // admit reports whether the device may see msg. It counts what it drops and

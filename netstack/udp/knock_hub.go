@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/warrenmesh/warren/peer"
-	"golang.org/x/crypto/blake2s"
 	"golang.zx2c4.com/wireguard/conn"
 )
 
@@ -36,7 +35,7 @@ const (
 	// a cookie lives; a peer that lost its hub tries a few times.
 	acceptMost = 8
 	// knockBurst and knockEvery bound what all knocks together cost: 250 a
-	// second, about 3 % of one core. Attack: whoever has the hub's public key
+	// second, about 4 % of one core. Attack: whoever has the hub's public key
 	// can forge sources and so spend this budget; honest knocks are then
 	// repeated until one gets through, and everything else is untouched.
 	knockBurst = 250
@@ -51,7 +50,7 @@ type knockServer struct {
 	cfg     Knocks
 	public  peer.PublicKey
 	private [32]byte
-	macKey  [blake2s.Size]byte
+	mac     *macChecker
 	master  [32]byte // cookie secrets are derived from it
 	jobs    chan knockJob
 	quit    chan struct{}
@@ -79,7 +78,7 @@ func newKnockServer(b *Bind, cfg Knocks) *knockServer {
 		jobs: make(chan knockJob, knockQueue), quit: make(chan struct{}),
 		accepted: make(map[peer.PublicKey][]acceptance),
 	}
-	s.macKey = knockMACKey(s.public)
+	s.mac = newMACChecker(knockMACKey(s.public))
 	_, _ = rand.Read(s.master[:]) // crypto/rand ends the program rather than fail
 	go s.run()
 	return s
@@ -106,7 +105,7 @@ func (b *Bind) admitKnock(msg []byte, from *path) {
 	switch {
 	case s == nil || len(msg) != knockSize(msg[0]):
 		b.count.knock.Add(1)
-	case !genuineKnock(&s.macKey, msg):
+	case !genuineKnock(s.mac, msg):
 		b.count.mac.Add(1)
 	case !b.gate.limit.allow(source(from), b.now()) || !s.offer(msg, from):
 		b.count.flood.Add(1)
