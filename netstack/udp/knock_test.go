@@ -385,35 +385,3 @@ func TestKnock_Errors(t *testing.T) {
 		}
 	})
 }
-
-// FuzzKnock's law: whatever arrives, there is no panic, at most one answer, it
-// is not larger than the question, and only the peer's own key makes one.
-func FuzzKnock(f *testing.F) {
-	hub, spoke := newKey(f), newKey(f)
-	psk := newPSK(f)
-	honest := udp.Forgery{Kind: udp.TypeKnock, Spoke: spoke.Public()}
-	honest.Sign(hub.Public(), psk)
-	f.Add(honest.Seal(hub.Public()), false)
-	f.Add(honest.Seal(hub.Public()), true)
-	honest.Kind = udp.TypeProof
-	f.Add(honest.Seal(hub.Public()), true)
-	f.Add([]byte{udp.TypeKnock, 0, 0, 0}, true)
-	f.Add(make([]byte, udp.SizeReply), false)
-	f.Fuzz(func(t *testing.T, msg []byte, remac bool) {
-		if again, _, _, ok := udp.ParseAnswer(msg); ok && string(again) != string(msg) {
-			t.Fatal("an answer that was accepted is written differently")
-		}
-		if remac && len(msg) >= 16 {
-			udp.Remac(hub.Public(), msg)
-		}
-		body, ok := udp.Open(hub, msg)
-		if !ok {
-			return
-		}
-		signed := body
-		signed.Sign(hub.Public(), psk)
-		if body.Tag == signed.Tag && body.Spoke != spoke.Public() {
-			t.Fatal("a tag for another key")
-		}
-	})
-}
