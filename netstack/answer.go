@@ -49,7 +49,12 @@ func (b *bucket) take(now int64) bool {
 // refuseIncoming counts a refused packet of a peer and answers it.
 func (p *path) refuseIncoming(s *scratch, b []byte, pkt *acl.Packet, v acl.Verdict) {
 	p.counts.refusedIn.Add(1)
-	if v.Reason == acl.ReasonRevoked {
+	now := p.now()
+	if v.Reason == acl.ReasonRevoked && pkt.Proto() == acl.ProtoTCP {
+		p.dying.add(netip.AddrPortFrom(pkt.Src(), pkt.SrcPort()), netip.AddrPortFrom(pkt.Dst(), pkt.DstPort()), now)
+	}
+	ending := p.dying.has(pkt, now)
+	if ending && !v.Local {
 		p.passReset(b, pkt)
 	}
 	l := p.table.Load().lookup(pkt.Src())
@@ -57,14 +62,14 @@ func (p *path) refuseIncoming(s *scratch, b []byte, pkt *acl.Packet, v acl.Verdi
 		return
 	}
 	l.refused.Add(1)
-	if pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && l.answers.take(p.now()) {
+	if pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && (ending || l.answers.take(now)) {
 		p.answer(l, appendRefusal(s.header[:0], b, pkt, prohibited))
 	}
 }
 
 // passReset tells the far end of a flow between two peers that the policy has
-// ended it: in the place of the first packet that is refused goes a reset with
-// the same sequence number. Without it, whoever only listens would wait for
+// just ended it: in the place of a packet that is refused goes a reset with the
+// same sequence number. Without it, whoever only listens would wait for
 // ever. The far end had the flow open a moment ago, so it learns nothing new.
 func (p *path) passReset(b []byte, pkt *acl.Packet) {
 	if !p.forward || pkt.Proto() != acl.ProtoTCP || !pkt.Rejectable() {
@@ -172,6 +177,9 @@ func (p *path) injectAnswers() {
 
 func (p *path) injectOne(b []byte) {
 	defer p.recovered("answer")
+	// Not while SetFilter ends connections: it tells both sides, this only one.
+	p.cutting.RLock()
+	defer p.cutting.RUnlock()
 	if p.kernel != nil {
 		room := make([]byte, kernelOffset, kernelOffset+len(b))
 		_, _ = p.kernel.Write([][]byte{append(room, b...)}, kernelOffset)

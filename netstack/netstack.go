@@ -252,12 +252,15 @@ func (s *Stack) SetFilter(f *acl.Filter) Cut {
 	start := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.path.cutting.Lock()
 	s.gate.Swap(f)
 	if s.closed {
+		s.path.cutting.Unlock()
 		return Cut{Took: time.Since(start)}
 	}
 	s.path.fence.wait()
 	n := s.conns.cut(s.denied, s)
+	s.path.cutting.Unlock()
 	s.path.fence.wait() // the reader, who may have begun a batch in between
 	s.queue.drained(drainPatience)
 	return Cut{Connections: n, Took: time.Since(start)}

@@ -38,6 +38,8 @@ type path struct {
 	inject  chan []byte // answers to our own stack, see answer.go
 	closed  sync.Once
 	aborts  aborts
+	dying   dying
+	cutting sync.RWMutex // held while SetFilter ends connections
 	counts  counters
 
 	picks []pick // Read's own

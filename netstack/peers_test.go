@@ -125,6 +125,9 @@ func TestA10_AddressReuse(t *testing.T) {
 	if err := m.hub.SetPeers(context.Background(), []PeerConfig{m.peerOf(heir)}); err != nil {
 		t.Fatal(err)
 	}
+	if server.(*tcpConn).ended.Load() == nil {
+		t.Error("the old connection was not ended when SetPeers returned")
+	}
 	if _, err := server.Read(make([]byte, 10)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the old connection reads %v, want a reset", err)
 	}

@@ -86,7 +86,10 @@ func (r *registry) cut(match func(t tuple, isTCP bool) bool, s *Stack) int {
 	}
 	r.mu.Unlock()
 	for _, c := range hit {
-		t, _ := c.ends()
+		t, isTCP := c.ends()
+		if isTCP {
+			s.path.dying.add(t.local, t.remote, s.path.now())
+		}
 		s.path.aborts.add(t)
 		c.end(errRevoked)
 		s.path.aborts.remove(t)
@@ -112,6 +115,7 @@ func (s *Stack) cutUnclaimed(match func(t tuple, isTCP bool) bool) int {
 		if !t.remote.IsValid() || !match(t, true) {
 			continue
 		}
+		s.path.dying.add(t.local, t.remote, s.path.now())
 		s.path.aborts.add(t)
 		ep.Abort()
 		s.path.aborts.remove(t)
