@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+
+	"github.com/warrenmesh/warren/peer"
 )
 
 // Policy is a policy text that was read and understood, but not yet held
@@ -160,6 +162,15 @@ func (p *Policy) isUser(owner string, s selector) bool {
 		}
 	}
 	return false
+}
+
+// HouseholdOf returns the household a machine belongs to: its own if it has
+// one, else, unless it is tagged, its owner's, "" for none.
+func (p *Policy) HouseholdOf(m *peer.Peer) string {
+	if m.Household != "" || p == nil || m.Owner == "" || len(m.Tags) > 0 {
+		return m.Household
+	}
+	return p.householdOf(m.Owner)
 }
 
 // householdOf returns the household that the policy gives a user, "" for none.

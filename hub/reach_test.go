@@ -96,7 +96,7 @@ func TestMeshF35_IdentityCannotBeForged(t *testing.T) {
 	m := hubtest.New(t)
 	m.Apply(open)
 	publish(t, m, "page", page.URL)
-	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann", Household: "home"})
+	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann"})
 	hubtest.Until(t, "kitchen reaches the page", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
 	req, err := http.NewRequest(http.MethodGet, "http://page.warren.internal/", nil)
 	if err != nil {

@@ -88,7 +88,11 @@ func load(ctx context.Context, st *store.Store, set settings, heard func(peer.Pu
 	snap.invites = slices.DeleteFunc(snap.invites, func(inv store.Invite) bool {
 		return !inv.UsedBy.IsZero() && heard(inv.UsedBy)
 	})
-	if snap.roster, err = peer.NewRoster(roster(snap.peers, snap.invites)); err != nil {
+	policy, err := acl.Parse(snap.policy.Text)
+	if policyErr == nil {
+		policyErr = err
+	}
+	if snap.roster, err = peer.NewRoster(roster(policy, snap.peers, snap.invites)); err != nil {
 		return nil, fmt.Errorf("reading peers: %w", err)
 	}
 	snap.byKey = make(map[peer.PublicKey]int, len(snap.peers))
@@ -99,7 +103,7 @@ func load(ctx context.Context, st *store.Store, set settings, heard func(peer.Pu
 	for _, svc := range snap.services {
 		snap.world.Services = append(snap.world.Services, svc.Service)
 	}
-	snap.compile(policyErr)
+	snap.compile(policy, policyErr)
 	snap.names = names(set, snap)
 	snap.tag = snap.fingerprint()
 	return snap, nil
@@ -107,26 +111,25 @@ func load(ctx context.Context, st *store.Store, set settings, heard func(peer.Pu
 
 // compile puts the stored policy in force, or recovery if there is none that
 // can be read.
-func (s *snapshot) compile(readErr error) {
-	err := readErr
+func (s *snapshot) compile(policy *acl.Policy, err error) {
 	if err == nil {
-		var policy *acl.Policy
-		if policy, err = acl.Parse(s.policy.Text); err == nil {
-			var problems []acl.Problem
-			s.filter, problems = acl.Recompile(policy, s.world)
-			for _, p := range problems {
-				s.problems = append(s.problems, p.String())
-			}
-			return
+		var problems []acl.Problem
+		s.filter, problems = acl.Recompile(policy, s.world)
+		for _, p := range problems {
+			s.problems = append(s.problems, p.String())
 		}
+		return
 	}
 	s.recovery = fmt.Sprintf("the policy cannot be used (%v); only the admin's own machines reach the console", err)
 	s.filter = acl.Recovery(s.world)
 }
 
-func roster(peers []store.Peer, invites []store.Invite) []peer.Peer {
+// roster lists who may speak. A machine without a household of its own lives in
+// its owner's, for whoever is told about it as for the packet filter.
+func roster(policy *acl.Policy, peers []store.Peer, invites []store.Invite) []peer.Peer {
 	all := make([]peer.Peer, 0, len(peers)+len(invites))
 	for _, p := range peers {
+		p.Household = policy.HouseholdOf(&p.Peer)
 		all = append(all, p.Peer)
 	}
 	for _, inv := range invites {
