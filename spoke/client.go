@@ -99,7 +99,7 @@ func (c *Client) open(ctx context.Context) error {
 	c.gate = acl.NewGate(acl.GateConfig{Small: small})
 	c.gate.Swap(first.filter)
 	c.bind = udp.New(udp.Config{
-		Listen: c.cfg.Listen, Small: small, Key: c.state.key.Public(), ListenPacket: c.cfg.Outer, Logger: c.log,
+		Listen: c.cfg.Listen, Small: small, Key: c.state.key.Public(), Remote: r.Hub, ListenPacket: c.cfg.Outer, Logger: c.log,
 	})
 	config := netstack.Config{
 		Key: c.state.key, Listen: c.cfg.Listen, V4: r.NetV4, V6: r.NetV6, Addresses: []netip.Addr{r.V4, r.V6},

@@ -149,7 +149,7 @@ func throwAway(cfg *Config, code *invite.Code) (*netstack.Stack, error) {
 	gate.Swap(filter)
 	stack, err := netstack.Open(netstack.Config{
 		Key: code.Key, V4: net4, V6: net6, Addresses: []netip.Addr{code.V4, code.V6}, Small: true, Gate: gate,
-		Bind:   udp.New(udp.Config{Listen: cfg.Listen, Small: true, Key: code.Key.Public(), ListenPacket: cfg.Outer, Logger: cfg.logger()}),
+		Bind:   udp.New(udp.Config{Listen: cfg.Listen, Small: true, Key: code.Key.Public(), Remote: code.Hub, ListenPacket: cfg.Outer, Logger: cfg.logger()}),
 		Logger: cfg.logger(),
 	})
 	if err != nil {
