@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/peer"
 )
 
@@ -242,5 +241,3 @@ func TestBucket(t *testing.T) {
 		t.Errorf("%d after a second, want %d", n, 2*answerBurst)
 	}
 }
-
-var _ = acl.ReasonNone

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
-	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -148,5 +147,3 @@ func (m *mesh) settle(from *node) {
 	})
 	m.hub.path.fence.wait()
 }
-
-var _ = testing.Short

@@ -110,6 +110,20 @@ func TestPing(t *testing.T) {
 	})
 }
 
+// TestSmall moves data between two nodes of the small class.
+func TestSmall(t *testing.T) {
+	noLeak(t)
+	for _, loopback := range []bool{false, true} {
+		m := newMesh(t, 2, options{small: true, loopback: loopback})
+		at := netip.AddrPortFrom(m.spokes[1].v4(), 80)
+		m.spokes[1].serveEcho(t, at)
+		c := m.spokes[0].dial(t, "tcp", at)
+		for range 20 {
+			echo(t, c, string(pattern(50_000)))
+		}
+	}
+}
+
 func TestDialOwnAddress(t *testing.T) {
 	noLeak(t)
 	m := newMesh(t, 1, options{})
