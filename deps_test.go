@@ -29,7 +29,7 @@ const module = "github.com/warrenmesh/warren"
 // must trust whom, and belongs in a review of its own.
 const graph = `
 	# The shared noun knows nobody; the policy is pure; packets are below everything.
-	NONE < peer, hub/audit, hub/confine, spoke/proxy, cmd/internal/cli
+	NONE < peer, hub/audit, hub/confine, spoke/proxy, cmd/internal/cli, cmd/hub/e2e
 	peer < peer/invite, netstack/udp, services, spoke/vault
 	peer < acl < netstack
 	netstack/udp < netstack

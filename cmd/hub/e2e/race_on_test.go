@@ -1,0 +1,6 @@
+//go:build race
+
+package e2e_test
+
+// raceEnabled has the programs built with the race detector too.
+const raceEnabled = true
