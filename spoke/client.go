@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	gosync "sync"
 	"sync/atomic"
@@ -34,10 +35,11 @@ type Client struct {
 
 	view  atomic.Pointer[view]
 	ready chan struct{} // closed when the hub has told this machine its slice
-	left  chan struct{} // closed when this machine is no peer any more
-	why   error         // ErrRemoved or ErrLeft, set before left is closed
-	once  struct{ ready, left gosync.Once }
-	kick  chan struct{} // the sync loop should ask again
+	left  chan struct{} // closed when this machine has left the mesh
+	// refused is closed when the hub has said that this machine is no peer.
+	refused chan struct{}
+	once    struct{ ready, left, refused gosync.Once }
+	kick    chan struct{} // the sync loop should ask again
 
 	work     gosync.WaitGroup // what Run has in the background
 	looking  atomic.Bool      // for the endpoint's addresses
@@ -74,7 +76,8 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.logger(), vault: v, state: st, started: time.Now(),
-		ready: make(chan struct{}), left: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{}),
+		ready: make(chan struct{}), left: make(chan struct{}), refused: make(chan struct{}),
+		kick: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	if err := c.open(ctx); err != nil {
 		return nil, errors.Join(err, v.Close())
@@ -167,13 +170,16 @@ func (c *Client) setHub(ctx context.Context, at netip.AddrPort) error {
 }
 
 // Ready waits until the hub has told this machine its part of the policy, in
-// this run. It fails when ctx ends or the hub says that this machine is no peer.
+// this run. It fails when ctx ends or the hub has said that this machine is no
+// peer (ErrRemoved).
 func (c *Client) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
 		return nil
 	case <-c.left:
-		return c.why
+		return ErrLeft
+	case <-c.refused:
+		return ErrRemoved
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the hub at %s: %w", c.endpoint(), ctx.Err())
 	}
@@ -200,16 +206,30 @@ func (c *Client) Membership() Membership {
 // still forgets, and says so.
 func (c *Client) Leave(ctx context.Context) error {
 	err := c.forget(ctx)
-	c.end(ErrLeft)
+	c.end()
 	return err
 }
+
+// leaveTime is how long the hub may take to answer to a farewell.
+const leaveTime = 3 * time.Second
 
 // forget is Leave without ending Run.
 func (c *Client) forget(ctx context.Context) error {
 	name := c.Membership().Name
+	sent := false
+	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(info httptrace.WroteRequestInfo) { sent = info.Err == nil },
+	}), leaveTime)
+	defer cancel()
+	connected := c.Status().Connected
 	err := c.sync.Leave(ctx)
-	if p, ok := errors.AsType[*sync.Problem](err); ok && p.Status == http.StatusForbidden {
+	switch p, ok := errors.AsType[*sync.Problem](err); {
+	case ok && p.Status == http.StatusForbidden:
 		err = nil // the hub has forgotten first
+	case err != nil && !ok && sent && connected:
+		// A peer that the hub has removed hears nothing more, not even that.
+		c.log.Info("the hub did not confirm that this machine has left")
+		err = nil
 	}
 	if err := c.vault.Apply(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil}); err != nil {
 		return fmt.Errorf("forgetting the mesh: %w", err)
@@ -220,8 +240,8 @@ func (c *Client) forget(ctx context.Context) error {
 	return nil
 }
 
-// end makes Run return why.
-func (c *Client) end(why error) { c.once.left.Do(func() { c.why = why; close(c.left) }) }
+// end makes Run return ErrLeft.
+func (c *Client) end() { c.once.left.Do(func() { close(c.left) }) }
 
 // Close takes the tunnel down and gives the directory back. Connections are
 // reset. It is safe to call twice.

@@ -124,7 +124,7 @@ func (c *Client) controls(ctx context.Context) http.Handler {
 		}
 		// The answer goes out before this process may end.
 		_ = http.NewResponseController(w).Flush()
-		c.end(ErrLeft)
+		c.end()
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {

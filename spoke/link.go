@@ -67,6 +67,7 @@ type orders struct {
 	renew     bool // forget the last question and the session first
 	next      bool // try the endpoint's next address first
 	resolve   bool // ask for the endpoint's addresses again
+	news      bool // there is a new session: it may be with a hub that has restarted
 	knock     bool // ask the hub to call back: it may find our clock in the past
 	why       string
 }
@@ -111,6 +112,7 @@ func (l *link) look(now instant, s seen) (o orders) {
 		l.lost(now, &o, "the network changed")
 	case s.handshakes != l.last.handshakes && s.handshakes != 0:
 		l.up, l.waiting, l.tries = true, false, 0
+		o.news = true
 	default:
 		l.traffic(now, s)
 	}

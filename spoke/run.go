@@ -20,8 +20,8 @@ import (
 )
 
 // Run keeps the tunnel up and what the hub says in force, until ctx ends (then
-// it returns nil), the hub says that this machine is no peer (ErrRemoved), or
-// Leave was called (ErrLeft).
+// it returns nil) or Leave was called (ErrLeft). A machine that the hub holds in
+// quarantine goes on trying.
 func (c *Client) Run(ctx context.Context) error {
 	defer c.work.Wait()
 	g, ctx := errgroup.WithContext(ctx)
@@ -30,7 +30,7 @@ func (c *Client) Run(ctx context.Context) error {
 	g.Go(func() error {
 		select {
 		case <-c.left:
-			return c.why
+			return ErrLeft
 		case <-ctx.Done():
 			return nil
 		}
@@ -100,8 +100,9 @@ func (c *Client) obey(ctx context.Context, o orders, turn int) {
 	if o.knock {
 		c.knock(ctx, turn)
 	}
-	if o.rebind || o.why != "" {
-		// The held request waits on a connection that may be dead.
+	if o.rebind || o.why != "" || o.news {
+		// The held request may wait on a connection that the hub, if it is a
+		// new one, knows nothing of.
 		c.sync.HTTP.CloseIdleConnections()
 		select {
 		case c.kick <- struct{}{}:
@@ -217,6 +218,7 @@ func (c *Client) follow(ctx context.Context) error {
 			}
 		}()
 		self, tag, changed, err := c.sync.Self(asking, etag)
+		kicked := asking.Err() != nil
 		cancel()
 		<-stop
 		if err == nil {
@@ -234,12 +236,15 @@ func (c *Client) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if kicked {
+			continue
+		}
 		c.trouble(err)
 		if p, ok := errors.AsType[*sync.Problem](err); ok && p.Status == http.StatusForbidden {
-			// Removed, or in quarantine, which may end: a peer in quarantine
-			// hears nothing, so this answer means the former.
-			c.end(ErrRemoved)
-			return nil
+			// In quarantine, most likely, and that may end without anybody
+			// coming by to start this again.
+			c.once.refused.Do(func() { close(c.refused) })
+			wait = retryRefused
 		}
 		// After a hub's restart the old etag means nothing, and asking without
 		// one is answered at once.
@@ -257,6 +262,8 @@ func (c *Client) follow(ctx context.Context) error {
 const (
 	retryMin = 100 * time.Millisecond
 	retryMax = time.Second
+	// retryRefused is the pause after an answer of "you are no peer".
+	retryRefused = 10 * time.Second
 )
 
 // trouble keeps the last error of the sync loop for Status.
