@@ -51,10 +51,16 @@ like a password. Withdraw one that was not used with: hub peer rm NAME`,
 	return cmd
 }
 
+// phoneFlags are what `hub phone` is told.
+type phoneFlags struct {
+	spec       control.PeerSpec
+	public     string // the phone's own public key, "" if it is made here
+	png        string // the picture's file
+	conf, code bool
+}
+
 func (a *app) phoneCmd() *cobra.Command {
-	var spec control.PeerSpec
-	var public, png string
-	var conf, code bool
+	var p phoneFlags
 	cmd := &cobra.Command{
 		Use: "phone NAME", GroupID: "who", Args: cobra.ExactArgs(1),
 		Short: "Add a phone that runs the stock WireGuard app",
@@ -69,49 +75,53 @@ the text says.`,
   hub phone ann-phone --owner ann --png ann.png
   hub phone bob-phone --owner bob --conf > bob.conf`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec.Name = args[0]
-			req := control.PhoneRequest{PeerSpec: spec}
-			var key peer.PrivateKey
-			var err error
-			if public != "" {
-				if req.PublicKey, err = peer.ParsePublicKey(public); err != nil {
-					return fmt.Errorf("--public-key: %w", err)
-				}
-			} else if key, err = peer.NewPrivateKey(); err != nil {
-				return err
-			} else {
-				req.PublicKey = key.Public()
-			}
-			if public != "" && (code || png != "") {
-				return cli.Usage("a QR code needs the private key, which stays on the phone with --public-key; use --conf")
-			}
-			// The file is opened first: a phone that was added but could not
-			// be shown would have to be removed again.
-			var picture *os.File
-			if png != "" {
-				if picture, err = os.OpenFile(png, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-					return fmt.Errorf("writing the picture: %w", err)
-				}
-				defer picture.Close()
-			}
-			var reply control.PhoneReply
-			if err := a.call(cmd, "phone", req, &reply); err != nil {
-				if picture != nil {
-					os.Remove(png)
-				}
-				return err
-			}
-			return showPhone(cmd.OutOrStdout(), cmd.ErrOrStderr(), key, reply, conf || public != "", picture)
+			p.spec.Name = args[0]
+			return a.phone(cmd, &p)
 		},
 	}
-	specFlags(cmd, &spec)
+	specFlags(cmd, &p.spec)
 	f := cmd.Flags()
-	f.StringVar(&public, "public-key", "", "the phone's own public key, if it made one")
-	f.BoolVar(&conf, "conf", false, "print the configuration as text")
-	f.BoolVar(&code, "qr", false, "print a QR code (the default)")
-	f.StringVar(&png, "png", "", "write the QR code to this new file, as a picture")
+	f.StringVar(&p.public, "public-key", "", "the phone's own public key, if it made one")
+	f.BoolVar(&p.conf, "conf", false, "print the configuration as text")
+	f.BoolVar(&p.code, "qr", false, "print a QR code (the default)")
+	f.StringVar(&p.png, "png", "", "write the QR code to this new file, as a picture")
 	cmd.MarkFlagsMutuallyExclusive("conf", "qr", "png")
 	return cmd
+}
+
+func (a *app) phone(cmd *cobra.Command, p *phoneFlags) (err error) {
+	req := control.PhoneRequest{PeerSpec: p.spec}
+	var key peer.PrivateKey
+	switch {
+	case p.public != "" && (p.code || p.png != ""):
+		return cli.Usage("a QR code needs the private key, which stays on the phone with --public-key; use --conf")
+	case p.public != "":
+		if req.PublicKey, err = peer.ParsePublicKey(p.public); err != nil {
+			return fmt.Errorf("--public-key: %w", err)
+		}
+	default:
+		if key, err = peer.NewPrivateKey(); err != nil {
+			return err
+		}
+		req.PublicKey = key.Public()
+	}
+	// The file is opened first: a phone that was added but could not be shown
+	// would have to be removed again.
+	var picture *os.File
+	if p.png != "" {
+		if picture, err = os.OpenFile(p.png, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			return fmt.Errorf("writing the picture: %w", err)
+		}
+		defer picture.Close()
+	}
+	var reply control.PhoneReply
+	if err := a.call(cmd, "phone", req, &reply); err != nil {
+		if picture != nil {
+			os.Remove(p.png)
+		}
+		return err
+	}
+	return showPhone(cmd.OutOrStdout(), cmd.ErrOrStderr(), key, reply, p.conf || p.public != "", picture)
 }
 
 func showPhone(out, errs io.Writer, key peer.PrivateKey, reply control.PhoneReply, conf bool, picture *os.File) error {

@@ -190,11 +190,15 @@ func servePages(t testing.TB, ln net.Listener) *pages {
 		p.began.Add(1)
 		p.open.Add(1)
 		defer p.open.Add(-1)
+		// About 13 MB/s: a download is there to be cut, not to fill two cores.
 		block := make([]byte, 64<<10)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
 		for r.Context().Err() == nil {
 			if _, err := w.Write(block); err != nil {
 				return
 			}
+			<-tick.C
 		}
 	})
 	srv := &http.Server{Handler: mux}

@@ -75,22 +75,29 @@ func Child() bool { return os.Getenv(childEnv) != "" }
 // Begin is called by the child: from here on its calls count.
 func Begin() { _, _ = syscall.Write(begin, nil) }
 
-func trace(c *exec.Cmd, n int) (killed bool, err error) {
+// startTraced starts the child so that it stops at every system call.
+func startTraced(c *exec.Cmd) (pid int, err error) {
 	if err := c.Start(); err != nil {
-		return false, err
+		return 0, err
 	}
-	pid := c.Process.Pid
+	pid = c.Process.Pid
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &status, syscall.WALL, nil); err != nil {
-		return false, err
+		return 0, err
 	}
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
 	if err := syscall.PtraceSetOptions(pid, options); err != nil {
+		return 0, err
+	}
+	return pid, syscall.PtraceSyscall(pid, 0)
+}
+
+func trace(c *exec.Cmd, n int) (killed bool, err error) {
+	pid, err := startTraced(c)
+	if err != nil {
 		return false, err
 	}
-	if err := syscall.PtraceSyscall(pid, 0); err != nil {
-		return false, err
-	}
+	var status syscall.WaitStatus
 	inside := make(map[int]bool) // threads that are in a system call
 	counting := false
 	for calls := 0; ; {
