@@ -264,9 +264,9 @@ func FuzzGate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) { fuzzGate(t, filters, in) })
 }
 
-// TestGateAgreesWithReference is FuzzGate for every run of the tests: random
+// TestP02_GateAgreesWithReference is FuzzGate for every run of the tests: random
 // conversations, most of them between machines that may talk.
-func TestGateAgreesWithReference(t *testing.T) {
+func TestP02_GateAgreesWithReference(t *testing.T) {
 	filters := fuzzFilters(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	allowed := 0
