@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/warrenmesh/warren/hub/audit"
 	"github.com/warrenmesh/warren/hub/store"
@@ -15,6 +16,13 @@ import (
 // tunnelMTU is what every machine uses inside the tunnel: the smallest that
 // IPv6 allows, because phones on mobile networks must simply work.
 const tunnelMTU = 1280
+
+// Of an invite's refusals refusalsAtOnce are recorded, and then one every
+// refusalEvery.
+const (
+	refusalsAtOnce = 8
+	refusalEvery   = time.Minute
+)
 
 // Enrol implements invite.Registry: it makes the key a peer and the invite
 // used, in one transaction, or does neither.
@@ -53,8 +61,11 @@ func (s *Server) Enrol(ctx context.Context, caller peer.Peer, req invite.Request
 		// The first answer was lost on its way. The same key gets it again.
 		return s.again(ctx, req.PublicKey)
 	case errors.Is(err, store.ErrInviteSpent), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrExists), errors.Is(err, store.ErrNotFound):
-		s.note(ctx, audit.Event{Actor: "invite:" + inv.Name, Action: "peer.join.refused", Target: inv.Name,
-			Detail: map[string]string{"why": err.Error()}})
+		// The log is for ever: whoever holds a spent invite must not fill it.
+		if s.refusedJoins.take(inv.ID) {
+			s.note(ctx, audit.Event{Actor: "invite:" + inv.Name, Action: "peer.join.refused", Target: inv.Name,
+				Detail: map[string]string{"why": err.Error()}})
+		}
 		return invite.Reply{}, fmt.Errorf("%w: %w", err, invite.ErrRefused)
 	case err != nil:
 		return invite.Reply{}, fmt.Errorf("enrolling: %w", err)

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/hub/audit"
@@ -17,8 +19,21 @@ import (
 // The methods here implement sync.Source: what a spoke is told, and what it
 // may say.
 
-// maxServes is how many names one machine may offer.
-const maxServes = 32
+// What one machine may claim. The addresses of services are few, and each
+// change of an offer is an audit entry and a filter for the whole mesh.
+const (
+	// maxServes is how many names one machine may have, in a large network;
+	// in a small one it is an eighth of the addresses there are.
+	maxServes = 32
+	// offersAtOnce changes of its offers are carried out at once, and then one
+	// every offerEvery.
+	offersAtOnce = 2 * maxServes
+	offerEvery   = 10 * time.Second
+)
+
+func (s *Server) maxServes() int {
+	return min(maxServes, int(s.set.plan.Services().Last-store.FirstPublished)/8)
+}
 
 // Self tells a spoke who it is, whom it may reach, and its own part of the
 // policy.
@@ -43,7 +58,7 @@ func (s *Server) Self(_ context.Context, p peer.Peer) (sync.Self, <-chan struct{
 		}
 	}
 	for _, svc := range snap.services {
-		if svc.Host == now.ID {
+		if svc.Host == now.ID && !svc.withdrawn() {
 			self.Serves = append(self.Serves, svc.Name)
 			self.Names[svc.Name] = []netip.Addr{svc.V4, svc.V6} // where it has to listen
 		}
@@ -68,6 +83,9 @@ func (s *Server) Serve(ctx context.Context, p peer.Peer, r sync.ServeRequest) (s
 	if _, ok := snap.roster.ByName(r.Name); ok || reserved(r.Name) {
 		return sync.ServeReply{}, sync.Conflict(fmt.Sprintf("The name %q is taken; choose another.", r.Name))
 	}
+	if err := s.paced(p); err != nil {
+		return sync.ServeReply{}, err
+	}
 	ev := audit.Event{Actor: "peer:" + p.Name, Action: "service.offer", Target: r.Name,
 		Detail: map[string]string{"port": offered(r).String()}}
 	_, err := s.change(ctx, ev, func(tx *store.Tx) error {
@@ -84,8 +102,8 @@ func (s *Server) Serve(ctx context.Context, p peer.Peer, r sync.ServeRequest) (s
 				count++
 			}
 		}
-		if count >= maxServes {
-			return sync.Forbidden(fmt.Sprintf("One machine offers at most %d names.", maxServes))
+		if limit := s.maxServes(); count >= limit {
+			return sync.Forbidden(fmt.Sprintf("One machine has at most %d names, withdrawn ones included; the admin frees one with: hub unpublish NAME", limit))
 		}
 		_, err = tx.PutService(store.Service{Name: r.Name, Host: p.ID, Ports: []store.Port{kept(offered(r))}})
 		return err
@@ -93,10 +111,21 @@ func (s *Server) Serve(ctx context.Context, p peer.Peer, r sync.ServeRequest) (s
 	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) {
 		return sync.ServeReply{}, sync.Conflict(fmt.Sprintf("The name %q is taken; choose another.", r.Name))
 	}
+	if errors.Is(err, store.ErrFull) {
+		return sync.ServeReply{}, sync.Conflict("The mesh has no address left for a service; the admin frees one with: hub unpublish NAME")
+	}
 	if err != nil {
 		return sync.ServeReply{}, err
 	}
 	return sync.ServeReply{Name: r.Name, FQDN: fqdn}, nil
+}
+
+// paced refuses a machine that changes its offers all the time.
+func (s *Server) paced(p peer.Peer) error {
+	if s.offers.take(string(p.ID)) {
+		return nil
+	}
+	return &sync.Problem{Status: http.StatusTooManyRequests, Detail: fmt.Sprintf("This machine changes what it offers too often; try again in %v.", offerEvery)}
 }
 
 func offered(r sync.ServeRequest) acl.Port {
@@ -111,13 +140,28 @@ func kept(p acl.Port) store.Port {
 	return store.Port{Proto: uint8(p.Proto), First: p.First, Last: p.Last}
 }
 
-// Unserve gives a name back.
+// Unserve withdraws an offer. The name and its addresses stay the machine's.
 func (s *Server) Unserve(ctx context.Context, p peer.Peer, name string) error {
-	if svc, ok := s.snap.Load().service(name); !ok || svc.Host != p.ID {
-		return sync.NotFound(fmt.Sprintf("This machine offers nothing under the name %q.", name))
+	none := sync.NotFound(fmt.Sprintf("This machine offers nothing under the name %q.", name))
+	if svc, ok := s.snap.Load().service(name); !ok || svc.Host != p.ID || svc.withdrawn() {
+		return none
 	}
-	_, err := s.change(ctx, audit.Event{Actor: "peer:" + p.Name, Action: "service.withdraw", Target: name},
-		func(tx *store.Tx) error { return tx.RemoveService(name) })
+	if err := s.paced(p); err != nil {
+		return err
+	}
+	_, err := s.change(ctx, audit.Event{Actor: "peer:" + p.Name, Action: "service.withdraw", Target: name}, func(tx *store.Tx) error {
+		// Since the look above the admin may have given the name to another.
+		svc, err := tx.Service(name)
+		if errors.Is(err, store.ErrNotFound) || err == nil && svc.Host != p.ID {
+			return none
+		}
+		if err != nil {
+			return err
+		}
+		svc.Ports = nil
+		_, err = tx.PutService(svc)
+		return err
+	})
 	return err
 }
 

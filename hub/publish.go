@@ -85,6 +85,9 @@ func (s *Server) serviceInfo(svc service) control.ServiceInfo {
 	for _, p := range svc.Ports {
 		info.Ports = append(info.Ports, p.String())
 	}
+	if svc.withdrawn() {
+		info.Note = "withdrawn by its machine; the name stays with it until: hub unpublish " + svc.Name
+	}
 	if why := s.down(svc); why != "" {
 		info.Note = why
 	}

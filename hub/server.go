@@ -79,6 +79,10 @@ type Server struct {
 	kept    map[flowLine]uint64
 	sighted map[peer.ID]sighting
 
+	// offers and refusedJoins bound what one machine, and one invite, make the
+	// hub write down.
+	offers, refusedJoins *allowance
+
 	group *errgroup.Group
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -103,6 +107,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, running: make(map[string]*listening),
 		sighted: make(map[peer.ID]sighting),
+		offers:  newAllowance(offersAtOnce, offerEvery), refusedJoins: newAllowance(refusalsAtOnce, refusalEvery),
 		started: cfg.Now()}
 	s.changed.init()
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))

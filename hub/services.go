@@ -17,6 +17,11 @@ type service struct {
 	hostName string
 }
 
+// withdrawn reports whether its machine offers nothing under the name just now.
+// The name and the addresses stay the machine's: a rule about them must not
+// come to mean somebody else.
+func (s *service) withdrawn() bool { return len(s.Ports) == 0 }
+
 // local reports whether the service ends in the hub's own stack.
 func (s *service) local() bool { return s.Host == "" }
 

@@ -149,7 +149,9 @@ func names(set settings, snap *snapshot) map[string][]netip.Addr {
 	}
 	// A service's name wins over a peer's; creating either refuses the other.
 	for _, svc := range snap.services {
-		out[svc.Name] = []netip.Addr{svc.V4, svc.V6}
+		if !svc.withdrawn() {
+			out[svc.Name] = []netip.Addr{svc.V4, svc.V6}
+		}
 	}
 	return out
 }

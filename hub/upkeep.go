@@ -51,7 +51,7 @@ func (s *Server) peerConfigs(snap *snapshot) []netstack.PeerConfig {
 func (s *snapshot) addressesOf(p *store.Peer) []netip.Addr {
 	out := []netip.Addr{p.V4, p.V6}
 	for _, svc := range s.services {
-		if svc.Host == p.ID {
+		if svc.Host == p.ID && !svc.withdrawn() {
 			out = append(out, svc.V4, svc.V6)
 		}
 	}

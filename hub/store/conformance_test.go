@@ -460,6 +460,13 @@ func TestServices(t *testing.T) {
 		} {
 			refused(t, s, bad.want, func(tx *store.Tx) error { _, err := tx.PutService(bad.s); return err })
 		}
+		// Its machine withdraws it: the name stays, without a port.
+		do(t, s, func(tx *store.Tx) error {
+			if sv, err := tx.PutService(store.Service{Name: "llm", Host: host.ID}); err != nil || len(sv.Ports) != 0 {
+				return fmt.Errorf("withdrawing: %v: %w", sv.Ports, err)
+			}
+			return nil
+		})
 		// Address 53 is the DNS service's.
 		do(t, s, func(tx *store.Tx) error {
 			for i := range 60 {

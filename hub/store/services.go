@@ -17,7 +17,9 @@ type Service struct {
 	// Target is what stands behind it on the hub, as in "http://127.0.0.1:8123".
 	// A machine of the mesh keeps its own: there it may be empty.
 	Target string
-	Ports  []Port
+	// Ports are what can be reached; a machine of the mesh that offers nothing
+	// just now keeps its name without any.
+	Ports []Port
 	// Host is the peer that offers it, "" for the hub's own machine.
 	Host    peer.ID
 	V4, V6  netip.Addr
@@ -83,7 +85,8 @@ func (s Service) check() error {
 	if err := checkText("target", s.Target); err != nil {
 		return err
 	}
-	if len(s.Ports) == 0 || len(s.Ports) > maxPorts {
+	// A machine that has withdrawn its service keeps the name, without a port.
+	if len(s.Ports) == 0 && s.Host == "" || len(s.Ports) > maxPorts {
 		return fmt.Errorf("%w: a service has 1 to %d port ranges", ErrInvalid, maxPorts)
 	}
 	for _, p := range s.Ports {
