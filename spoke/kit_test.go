@@ -256,7 +256,12 @@ func (h *miniHub) setPolicy(text string) {
 // remove takes a peer off the mesh.
 func (h *miniHub) remove(id peer.ID) {
 	h.mu.Lock()
-	h.peers = slices.DeleteFunc(h.peers, func(p peer.Peer) bool { return p.ID == id })
+	h.peers = slices.DeleteFunc(h.peers, func(p peer.Peer) bool {
+		if p.ID == id {
+			delete(h.psks, p.PublicKey)
+		}
+		return p.ID == id
+	})
 	h.mu.Unlock()
 	h.apply()
 }

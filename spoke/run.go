@@ -192,8 +192,14 @@ func (c *Client) outerAddresses() string {
 	texts := make([]string, 0, len(list))
 	for _, a := range list {
 		n, ok := a.(*net.IPNet)
-		// Link-local addresses come and go without meaning anything.
-		if ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() && !n.IP.Equal(c.state.reply.V4.AsSlice()) && !n.IP.Equal(c.state.reply.V6.AsSlice()) {
+		if !ok {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(n.IP)
+		addr = addr.Unmap()
+		// Link-local addresses come and go without meaning anything, and our own
+		// interface is not a way to the hub.
+		if ok && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() && !c.overlay(addr) {
 			texts = append(texts, n.String())
 		}
 	}

@@ -149,6 +149,73 @@ func TestSpokeEnforcesItsSlice(t *testing.T) {
 	})
 }
 
+// TestSpokeDoesNotTrustTheHub: with a hub that lets everything through, the
+// spoke's own slice still refuses, in both directions.
+func TestSpokeDoesNotTrustTheHub(t *testing.T) {
+	h := newMiniHub(t)
+	c, _ := h.join(t, "kitchen", "198.51.100.1")
+	ln, err := c.Listen("tcp", ":8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	accepted := make(chan struct{}, 16)
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- struct{}{}
+			_ = conn.Close()
+		}
+	}()
+	const open = `{"acls": [
+		{"action": "accept", "src": ["svc:stt"], "dst": ["kitchen:8080"]},
+		{"action": "accept", "src": ["kitchen"], "dst": ["svc:*"]}]}`
+	own := c.state.reply.V4
+	dialIn := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		conn, err := h.stack.Dial(ctx, "tcp", v4(10), netip.AddrPortFrom(own, 8080))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	}
+	dialOut := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		// Past Dial's own question: what do the packets meet?
+		conn, err := c.stack.Dial(ctx, "tcp", own, netip.AddrPortFrom(v4(10), 80))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	}
+	h.setPolicy(open)
+	until(t, "the slice that allows both", func() bool { return dialIn() == nil && dialOut() == nil })
+	<-accepted
+	h.setPolicy(`{}`)
+	until(t, "the slice that allows nothing", func() bool { return !c.view.Load().filter.Explain(own, v4(10), acl.ProtoTCP, 80).Allowed })
+	h.mu.Lock()
+	h.policy = open
+	h.stack.SetFilter(h.compile())
+	h.mu.Unlock()
+	for len(accepted) > 0 {
+		<-accepted
+	}
+	if err := dialIn(); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("dialing the spoke: %v, want an immediate refusal", err)
+	}
+	if err := dialOut(); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("dialing from the spoke: %v, want an immediate refusal", err)
+	}
+	if len(accepted) > 0 {
+		t.Error("the spoke accepted a connection that its slice does not allow")
+	}
+}
+
 // TestFirstPolicy: until the hub has spoken, sync and DNS and nothing else; and
 // after a restart the last slice is in force before the hub has spoken again.
 func TestFirstPolicy(t *testing.T) {
