@@ -221,3 +221,37 @@ func TestMeshE30_EnforcedIsStored(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestDiffUsesRecordedFlows: a diff names what was really seen and would be
+// treated otherwise, also after a restart.
+func TestDiffUsesRecordedFlows(t *testing.T) {
+	page := httptest.NewServer(http.NotFoundHandler())
+	defer page.Close()
+	m := hubtest.New(t)
+	m.Apply(open)
+	publish(t, m, "page", page.URL)
+	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann"})
+	hubtest.Until(t, "kitchen reaches the page", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
+	for range 2 {
+		d, err := m.Hub.DiffPolicy(t.Context(), []byte(shut))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, h := range d.Hit {
+			found = found || h.Flow == "kitchen -> svc:page:80/tcp" && h.Count > 0 && !h.WouldOpen
+		}
+		if !found {
+			t.Errorf("the diff does not name the flow: %+v", d.Hit)
+		}
+		if len(d.Closed) == 0 {
+			t.Error("the diff closes nothing")
+		}
+		m.Stop()
+		m.Start()
+	}
+	m.Apply(shut)
+	if reaches(t, kitchen, "10.77.0.10:80") {
+		t.Fatal("reachable under a policy that allows nothing")
+	}
+}
