@@ -28,16 +28,21 @@ func main() {
 	rounds := flag.Int("rounds", 5, "how often each figure is taken")
 	length := flag.Duration("length", 1500*time.Millisecond, "how long each transfer is measured")
 	only := flag.String("only", "", "comma-separated contenders: warren, netstack, tsnet")
+	match := flag.String("figure", "", "only the figures whose name contains this")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *rounds, *length, *only); err != nil {
+	if err := run(ctx, *rounds, *length, *only, *match); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, length time.Duration, only string) error {
+func run(ctx context.Context, rounds int, length time.Duration, only, match string) error {
+	wanted := slices.DeleteFunc(slices.Clone(figures), func(f figure) bool { return !strings.Contains(f.name, match) })
+	if len(wanted) == 0 {
+		return fmt.Errorf("no figure contains %q", match)
+	}
 	var pairs []*contender
 	for _, start := range []struct {
 		name string
@@ -63,7 +68,7 @@ func run(ctx context.Context, rounds int, length time.Duration, only string) err
 	fmt.Printf("%s, %d CPUs, %s, %d rounds of %v\n", runtime.Version(), runtime.NumCPU(), cpuModel(), rounds, length)
 	results := make(map[string]map[string][]sample) // figure, contender
 	for round := range rounds {
-		for _, f := range figures {
+		for _, f := range wanted {
 			for i := range pairs {
 				c := pairs[(i+round)%len(pairs)] // nobody always goes first
 				s, err := f.measure(ctx, c, length)
@@ -78,7 +83,7 @@ func run(ctx context.Context, rounds int, length time.Duration, only string) err
 		}
 		fmt.Fprintf(os.Stderr, "round %d of %d done\n", round+1, rounds)
 	}
-	report(pairs, results)
+	report(wanted, pairs, results)
 	return nil
 }
 
@@ -87,8 +92,8 @@ func run(ctx context.Context, rounds int, length time.Duration, only string) err
 type sample struct{ value, cpu float64 }
 
 // report prints a table for each figure.
-func report(pairs []*contender, results map[string]map[string][]sample) {
-	for _, f := range figures {
+func report(wanted []figure, pairs []*contender, results map[string]map[string][]sample) {
+	for _, f := range wanted {
 		fmt.Printf("\n%s\n", f.name)
 		for _, c := range pairs {
 			got := results[f.name][c.name]
