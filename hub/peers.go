@@ -220,9 +220,23 @@ func (s *Server) EditPeer(ctx context.Context, actor string, edit control.PeerEd
 	return control.Change{Cut: cut.Connections, Took: cut.Took}, nil
 }
 
-// plan says what an edit is called and what it does to the store.
+// plan says what an edit is called and what it does to the store. What the
+// edit leaves alone is read in its own transaction: somebody may have changed
+// it a moment ago.
 func (s *Server) plan(p store.Peer, edit control.PeerEdit) (string, func(*store.Tx) error, error) {
-	update := func(tx *store.Tx) error { return nameTaken(tx.UpdatePeer(p), p.Name) }
+	update := func(set func(*store.Peer)) func(*store.Tx) error {
+		return func(tx *store.Tx) error {
+			now, err := tx.Peer(p.ID)
+			if errors.Is(err, store.ErrNotFound) {
+				return noSuchPeer(edit.Name)
+			}
+			if err != nil {
+				return err
+			}
+			set(&now)
+			return nameTaken(tx.UpdatePeer(now), now.Name)
+		}
+	}
 	switch {
 	case edit.Remove:
 		return "peer.remove", func(tx *store.Tx) error { return tx.RemovePeer(p.ID) }, nil
@@ -230,23 +244,23 @@ func (s *Server) plan(p store.Peer, edit control.PeerEdit) (string, func(*store.
 		if err := s.check(&control.PeerSpec{Name: edit.Rename}); err != nil {
 			return "", nil, err
 		}
-		p.Name = edit.Rename
-		return "peer.rename", update, nil
+		return "peer.rename", update(func(p *store.Peer) { p.Name = edit.Rename }), nil
 	case edit.SetTags:
 		spec := control.PeerSpec{Name: p.Name, Tags: edit.Tags}
 		if err := s.check(&spec); err != nil {
 			return "", nil, err
 		}
-		p.Tags = spec.Tags
-		return "peer.tag", update, nil
-	case edit.Quarantine, edit.Release:
-		p.Quarantined = edit.Quarantine
-		if edit.Quarantine {
-			return "peer.quarantine", update, nil
-		}
-		return "peer.release", update, nil
+		return "peer.tag", update(func(p *store.Peer) { p.Tags = spec.Tags }), nil
+	case edit.Quarantine:
+		return "peer.quarantine", update(func(p *store.Peer) { p.Quarantined = true }), nil
+	case edit.Release:
+		return "peer.release", update(func(p *store.Peer) { p.Quarantined = false }), nil
 	}
 	return "", nil, refused("", "nothing to change about %q", p.Name)
+}
+
+func noSuchPeer(name string) error {
+	return refused("see who is there: hub peers", "there is no peer %.80q", name)
 }
 
 // editInvite withdraws an invite that nobody used: it goes by the name the
@@ -257,10 +271,22 @@ func (s *Server) editInvite(ctx context.Context, actor string, edit control.Peer
 			continue
 		}
 		cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "invite.revoke", Target: inv.Name},
-			func(tx *store.Tx) error { return tx.RevokeInvite(inv.ID) })
+			func(tx *store.Tx) error {
+				now, err := tx.Invite(inv.ID)
+				if errors.Is(err, store.ErrNotFound) {
+					return noSuchPeer(edit.Name)
+				}
+				if err == nil && !now.UsedBy.IsZero() {
+					return refused("remove the machine: hub peer rm "+inv.Name, "a machine has just joined as %q", inv.Name)
+				}
+				if err != nil {
+					return err
+				}
+				return tx.RevokeInvite(inv.ID)
+			})
 		return control.Change{Cut: cut.Connections, Took: cut.Took}, err
 	}
-	return control.Change{}, refused("see who is there: hub peers", "there is no peer %.80q", edit.Name)
+	return control.Change{}, noSuchPeer(edit.Name)
 }
 
 func (s *Server) find(name string) (store.Peer, bool) {

@@ -42,6 +42,10 @@ func (s *Server) Publish(ctx context.Context, actor string, req control.PublishR
 	_, err = s.change(ctx, audit.Event{Actor: actor, Action: "service.publish", Target: req.Name,
 		Detail: map[string]string{"target": target.String()}},
 		func(tx *store.Tx) error {
+			// PutService would change the target of one published meanwhile.
+			if _, err := tx.Service(req.Name); !errors.Is(err, store.ErrNotFound) {
+				return errors.Join(err, store.ErrExists)
+			}
 			_, err := tx.PutService(store.Service{Name: req.Name, Target: target.String(),
 				Ports: []store.Port{kept(acl.Port{Proto: acl.ProtoTCP, First: port, Last: port})}})
 			return err
