@@ -45,6 +45,7 @@ func (s *Server) ApplyPolicy(ctx context.Context, actor string, req control.Poli
 	if req.Confirm != 0 && (req.Confirm < minConfirm || req.Confirm > maxConfirm) {
 		return control.Change{}, refused("", "the time to confirm is from 5s to 1h, not %v", req.Confirm)
 	}
+	judged := s.snap.Load()
 	_, warnings, err := s.CheckPolicy([]byte(req.Text))
 	if err != nil {
 		return control.Change{}, err
@@ -52,19 +53,22 @@ func (s *Server) ApplyPolicy(ctx context.Context, actor string, req control.Poli
 	if err := s.lockout(req); err != nil {
 		return control.Change{}, err
 	}
+	change, err := s.put(ctx, actor, req, judged)
+	change.Warnings = warnings
+	return change, err
+}
+
+// put stores a policy that was found good for the mesh as it was in judged.
+// The transaction checks the base, so of two admins who started from the same
+// policy the second is refused.
+func (s *Server) put(ctx context.Context, actor string, req control.PolicyRequest, judged *snapshot) (control.Change, error) {
 	var by time.Time
 	if req.Confirm > 0 {
 		by = s.cfg.Now().Add(req.Confirm)
 	}
-	return s.put(ctx, actor, "policy.apply", []byte(req.Text), req.Base, by, warnings)
-}
-
-// put stores a policy that has been checked. The transaction checks base, so
-// of two admins who started from the same policy the second is refused.
-func (s *Server) put(ctx context.Context, actor, action string, text []byte, base uint64, by time.Time, warnings []string) (control.Change, error) {
 	var generation uint64
-	target := "generation"
-	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: action, Target: target}, func(tx *store.Tx) (err error) {
+	base, detail := req.Base, make(map[string]string)
+	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "policy.apply", Target: "generation", Detail: detail}, func(tx *store.Tx) (err error) {
 		live, err := tx.CurrentPolicy()
 		if err != nil && !errors.Is(err, store.ErrNotFound) && base == 0 {
 			return err
@@ -72,13 +76,19 @@ func (s *Server) put(ctx context.Context, actor, action string, text []byte, bas
 		if base == 0 {
 			base = live.Generation
 		}
-		if !live.ConfirmBy.IsZero() && action == "policy.apply" {
+		if !live.ConfirmBy.IsZero() {
 			return refused("confirm it (hub acl confirm) or take it back (hub acl rollback)",
 				"generation %d waits for its confirmation until %s", live.Generation, live.ConfirmBy.Local().Format(time.TimeOnly))
 		}
-		// Between the check and here a peer may have come or gone; the text
-		// is judged again against what this transaction sees only if so.
-		generation, err = tx.PutPolicy(text, actor, base, by)
+		// Since the check a machine may have come or a name gone, so that a
+		// proof no longer holds. From here on nothing moves: the lock is held.
+		if s.snap.Load() != judged {
+			if _, _, err := s.CheckPolicy([]byte(req.Text)); err != nil {
+				return err
+			}
+		}
+		generation, err = tx.PutPolicy([]byte(req.Text), actor, base, by)
+		detail["generation"] = strconv.FormatUint(generation, 10)
 		return err
 	})
 	if errors.Is(err, store.ErrConflict) {
@@ -88,9 +98,8 @@ func (s *Server) put(ctx context.Context, actor, action string, text []byte, bas
 	if err != nil {
 		return control.Change{}, err
 	}
-	s.watch(by)
 	s.log.Info("policy in force", "generation", generation, "author", actor, "cut", cut.Connections, "took", cut.Took)
-	return control.Change{Generation: generation, Cut: cut.Connections, Took: cut.Took, Warnings: warnings, ConfirmBy: by}, nil
+	return control.Change{Generation: generation, Cut: cut.Connections, Took: cut.Took, ConfirmBy: by}, nil
 }
 
 // lockout refuses a policy after which nobody is an admin, unless the admin
@@ -106,52 +115,59 @@ func (s *Server) lockout(req control.PolicyRequest) error {
 	return refused("add somebody to group:admin, or say --lockout if you mean it", "this policy leaves nobody in group:admin")
 }
 
-// watch arms the way back for a policy that must be confirmed.
-func (s *Server) watch(by time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// revertAgain is how long the hub waits when a policy could not be taken back,
+// because the disk is full or the database away, before it tries again.
+const revertAgain = 5 * time.Second
+
+// arm sets the clock for the policy that is in force: it is part of putting it
+// there, so a policy that waits for its confirmation always has one. The caller
+// holds s.mu.
+func (s *Server) arm(live store.Policy) {
 	if s.revert != nil {
 		s.revert.Stop()
 		s.revert = nil
 	}
-	if by.IsZero() || s.ctx.Err() != nil {
+	if !live.Pending() || s.ctx.Err() != nil {
 		return
 	}
-	s.revert = time.AfterFunc(by.Sub(s.cfg.Now()), func() {
-		if s.ctx.Err() != nil {
-			return
-		}
-		if _, err := s.Rollback(s.ctx, autoRevert, 0); err != nil {
-			s.log.Error("taking back a policy that nobody confirmed", "err", err)
-		}
-	})
+	s.revert = time.AfterFunc(live.ConfirmBy.Sub(s.cfg.Now()), func() { s.takeBack(live.Generation) })
+}
+
+// takeBack ends the time of a policy that nobody confirmed. It is the admin's
+// way out of a mistake, so it does not give up.
+func (s *Server) takeBack(generation uint64) {
+	_, err := s.rollback(s.ctx, autoRevert, 0, generation)
+	if err == nil || errors.Is(err, errConfirmed) || s.ctx.Err() != nil {
+		return
+	}
+	s.log.Error("taking back a policy that nobody confirmed; trying again", "generation", generation, "err", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if snap := s.snap.Load(); s.ctx.Err() == nil && snap.policy.Generation == generation && snap.policy.Pending() {
+		s.revert = time.AfterFunc(revertAgain, func() { s.takeBack(generation) })
+	}
 }
 
 // overdue takes back a policy whose time to be confirmed passed while no hub
-// ran, and arms the way back for one whose time still runs. The caller holds
-// s.mu, before anything is in force.
-func (s *Server) overdue(ctx context.Context) error {
+// ran. The caller holds s.mu, before anything is in force. If it cannot be
+// done now, takeBack does it later: a hub with a full disk starts all the same.
+func (s *Server) overdue(ctx context.Context) {
 	var live store.Policy
 	err := s.store.View(ctx, func(tx *store.Tx) (err error) {
 		live, err = tx.CurrentPolicy()
 		return err
 	})
-	if err != nil || live.ConfirmBy.IsZero() {
-		return nil // an unreadable policy is dealt with when it is compiled
+	if err != nil || !live.Pending() || live.ConfirmBy.After(s.cfg.Now()) {
+		return // an unreadable policy is dealt with when it is compiled
 	}
-	if live.ConfirmBy.After(s.cfg.Now()) {
-		s.revert = time.AfterFunc(live.ConfirmBy.Sub(s.cfg.Now()), func() {
-			if _, err := s.Rollback(s.ctx, autoRevert, 0); err != nil && s.ctx.Err() == nil {
-				s.log.Error("taking back a policy that nobody confirmed", "err", err)
-			}
-		})
-		return nil
-	}
-	return s.store.Do(ctx, audit.Event{Actor: "hub", Action: "policy.revert", Target: strconv.FormatUint(live.Generation, 10)},
+	err = s.store.Do(ctx, audit.Event{Actor: "hub", Action: "policy.revert", Target: strconv.FormatUint(live.Generation, 10)},
 		func(tx *store.Tx) error {
 			_, err := restorePolicy(tx, autoRevert, live, 0)
 			return err
 		})
+	if err != nil {
+		s.log.Error("taking back a policy that nobody confirmed; trying again", "generation", live.Generation, "err", err)
+	}
 }
 
 // ConfirmPolicy keeps a policy that waits for it.
@@ -168,13 +184,19 @@ func (s *Server) ConfirmPolicy(ctx context.Context, actor string) (uint64, error
 	if err != nil {
 		return 0, err
 	}
-	s.watch(time.Time{})
 	return generation, nil
 }
 
 // Rollback puts an older generation in force again, as a new one: history is
-// never rewritten. Zero means the generation before the live one.
+// never rewritten. Zero means the one before the live one that was not itself
+// taken back for want of a confirmation.
 func (s *Server) Rollback(ctx context.Context, actor string, to uint64) (control.Change, error) {
+	return s.rollback(ctx, actor, to, 0)
+}
+
+// rollback is Rollback; pending, unless it is 0, is the generation that must
+// still be live and unconfirmed, else nothing happens: errConfirmed.
+func (s *Server) rollback(ctx context.Context, actor string, to, pending uint64) (control.Change, error) {
 	var generation uint64
 	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "policy.rollback", Target: strconv.FormatUint(to, 10)},
 		func(tx *store.Tx) error {
@@ -182,19 +204,15 @@ func (s *Server) Rollback(ctx context.Context, actor string, to uint64) (control
 			if err != nil {
 				return err
 			}
-			if actor == autoRevert && live.ConfirmBy.IsZero() {
+			if pending != 0 && (live.Generation != pending || !live.Pending()) {
 				return errConfirmed
 			}
 			generation, err = restorePolicy(tx, actor, live, to)
 			return err
 		})
-	if errors.Is(err, errConfirmed) {
-		return control.Change{}, nil // confirmed in the last moment
-	}
 	if err != nil {
 		return control.Change{}, err
 	}
-	s.watch(time.Time{})
 	s.log.Info("policy in force", "generation", generation, "author", actor, "cut", cut.Connections, "took", cut.Took)
 	return control.Change{Generation: generation, Cut: cut.Connections, Took: cut.Took}, nil
 }
@@ -202,25 +220,35 @@ func (s *Server) Rollback(ctx context.Context, actor string, to uint64) (control
 var errConfirmed = errors.New("confirmed already")
 
 // restorePolicy stores an older generation's text as the newest. One that was
-// itself never confirmed is skipped when the admin did not name it.
+// itself never confirmed, or cannot be read any more, is skipped when the admin
+// did not name it.
 func restorePolicy(tx *store.Tx, actor string, live store.Policy, to uint64) (uint64, error) {
-	if to == 0 {
-		if live.Generation <= 1 {
-			return 0, refused("", "there is no generation before %d", live.Generation)
+	if to != 0 {
+		old, err := tx.Policy(to)
+		if errors.Is(err, store.ErrNotFound) {
+			return 0, refused("see which there are: hub acl history", "there is no generation %d", to)
 		}
-		to = live.Generation - 1
+		if err != nil {
+			return 0, err
+		}
+		if _, err := acl.Parse(old.Text); err != nil {
+			return 0, refused("choose another: hub acl history", "generation %d cannot be used: %v", to, err)
+		}
+		return tx.PutPolicy(old.Text, actor, live.Generation, time.Time{})
 	}
-	old, err := tx.Policy(to)
-	if errors.Is(err, store.ErrNotFound) {
-		return 0, refused("see which there are: hub acl history", "there is no generation %d", to)
+	for n := live.Generation - 1; n > 0; n-- {
+		old, err := tx.Policy(n)
+		if errors.Is(err, store.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		if _, err := acl.Parse(old.Text); err == nil && !old.Pending() {
+			return tx.PutPolicy(old.Text, actor, live.Generation, time.Time{})
+		}
 	}
-	if err != nil {
-		return 0, err
-	}
-	if _, err := acl.Parse(old.Text); err != nil {
-		return 0, refused("choose another: hub acl history", "generation %d cannot be used: %v", to, err)
-	}
-	return tx.PutPolicy(old.Text, actor, live.Generation, time.Time{})
+	return 0, refused("see which there are: hub acl history", "there is no generation before %d to go back to", live.Generation)
 }
 
 // History lists the stored generations, newest first.

@@ -72,6 +72,8 @@ type Server struct {
 	// initial is where machines were when the hub started.
 	initial map[peer.ID]netip.AddrPort
 	revert  *time.Timer
+	// broken is whether what is stored could not be put in force.
+	broken bool
 
 	// keeping guards what the store knows already: how much of each line of
 	// the ledger, and where each machine is.
@@ -198,9 +200,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	s.dns = resolvers
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.overdue(ctx); err != nil {
-		return err
-	}
+	s.overdue(ctx)
 	if _, err := s.enforce(ctx); err != nil {
 		return fmt.Errorf("putting the stored state in force: %w", err)
 	}
@@ -291,20 +291,29 @@ func (s *Server) change(ctx context.Context, ev audit.Event, fn func(*store.Tx) 
 	return s.enforce(ctx)
 }
 
-// enforce reads the state back and puts it in force. The caller holds s.mu. If
-// the state cannot be read, everything is denied: what is enforced must never
-// be wider than what is stored.
+// enforce puts what is stored in force. The caller holds s.mu. If that fails,
+// everything is denied until it succeeds: what is enforced must never be wider
+// than what is stored.
 func (s *Server) enforce(ctx context.Context) (netstack.Cut, error) {
 	// The action is done and recorded; an admin who hangs up must not leave
 	// it unenforced.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
+	cut, err := s.putInForce(ctx)
+	if s.broken = err != nil; s.broken {
+		s.stack.SetFilter(nil)
+		return cut, fmt.Errorf("%w (it is stored, but everything is denied until this works; the hub goes on trying)", err)
+	}
+	return cut, nil
+}
+
+func (s *Server) putInForce(ctx context.Context) (netstack.Cut, error) {
 	snap, err := load(ctx, s.store, s.set, s.heard)
 	if err != nil {
-		s.stack.SetFilter(nil)
-		return netstack.Cut{}, fmt.Errorf("reading the state back (everything is denied until it can be read; restart the hub): %w", err)
+		return netstack.Cut{}, fmt.Errorf("reading the state back: %w", err)
 	}
 	s.snap.Store(snap)
+	s.arm(snap.policy)
 	if s.initial == nil {
 		s.initial = make(map[peer.ID]netip.AddrPort, len(snap.peers))
 		for _, p := range snap.peers {
@@ -312,13 +321,11 @@ func (s *Server) enforce(ctx context.Context) (netstack.Cut, error) {
 		}
 	}
 	if err := s.stack.SetAddresses(addresses(snap.services)); err != nil {
-		s.stack.SetFilter(nil)
-		return netstack.Cut{}, fmt.Errorf("setting tunnel addresses (everything is denied): %w", err)
+		return netstack.Cut{}, fmt.Errorf("setting tunnel addresses: %w", err)
 	}
 	cut := s.stack.SetFilter(snap.filter)
 	if err := s.stack.SetPeers(ctx, s.peerConfigs(snap)); err != nil {
-		s.stack.SetFilter(nil)
-		return cut, fmt.Errorf("setting peers (everything is denied): %w", err)
+		return cut, fmt.Errorf("setting peers: %w", err)
 	}
 	if err := s.dns.SetRecords(snap.names); err != nil {
 		s.log.Error("setting names", "err", err)

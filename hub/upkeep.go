@@ -118,7 +118,7 @@ func (s *Server) sweep(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if err := s.expire(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("removing expired invites", "err", err)
+			s.log.Error("bringing the mesh up to date", "err", err)
 		}
 		s.keepEndpoints(ctx)
 		if n%keepFlowsEach == 0 {
@@ -132,6 +132,13 @@ func (s *Server) sweep(ctx context.Context) error {
 func (s *Server) expire(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// A database that was away for a moment must not leave the mesh shut.
+	if s.broken {
+		if _, err := s.enforce(ctx); err != nil {
+			return err
+		}
+		s.log.Info("what is stored is in force again")
+	}
 	due := false
 	now := s.cfg.Now()
 	for _, inv := range s.snap.Load().invites {
