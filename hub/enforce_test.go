@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmesh/warren/hub/audit"
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/hub/hubtest"
 	"github.com/warrenmesh/warren/hub/store"
@@ -59,6 +60,30 @@ func TestUnenforceableDeniesAndRecovers(t *testing.T) {
 	}
 	mend()
 	hubtest.Until(t, "the page is back", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
+}
+
+// TestChangedElsewhere: what another hub on the same database revoked is revoked
+// here as well.
+func TestChangedElsewhere(t *testing.T) {
+	page := httptest.NewServer(http.NotFoundHandler())
+	defer page.Close()
+	m := hubtest.New(t)
+	m.Apply(open)
+	publish(t, m, "page", page.URL)
+	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann"})
+	hubtest.Until(t, "kitchen reaches the page", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
+	err := m.Hub.Store().Do(t.Context(), audit.Event{Actor: "test", Action: "peer.quarantine"}, func(tx *store.Tx) error {
+		p, err := tx.PeerByName("kitchen")
+		if err != nil {
+			return err
+		}
+		p.Quarantined = true
+		return tx.UpdatePeer(p)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hubtest.Until(t, "the quarantine is in force", func() bool { return !reaches(t, kitchen, "page.warren.internal:80") })
 }
 
 // TestUnconfirmedAlwaysGoesBack: the way out of a mistake holds although the

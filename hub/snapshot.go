@@ -50,6 +50,9 @@ type snapshot struct {
 	services []service
 	world    *acl.World
 	policy   store.Policy
+	// recorded is how long the audit log was: every change of somebody makes
+	// it longer.
+	recorded uint64
 	filter   *acl.Filter
 	// problems are sentences about a policy that is in force with parts that
 	// no longer mean anything.
@@ -77,6 +80,11 @@ func load(ctx context.Context, st *store.Store, set settings, heard func(peer.Pu
 			return fmt.Errorf("reading services: %w", err)
 		}
 		snap.services = allServices(set, published, snap.peers)
+		head, err := tx.AuditHead()
+		if err != nil {
+			return fmt.Errorf("reading audit log: %w", err)
+		}
+		snap.recorded = head.Count
 		// A policy that cannot be read must not keep the hub from starting:
 		// it leaves the recovery path.
 		snap.policy, policyErr = tx.CurrentPolicy()

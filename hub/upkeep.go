@@ -132,8 +132,11 @@ func (s *Server) sweep(ctx context.Context) error {
 func (s *Server) expire(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A database that was away for a moment must not leave the mesh shut.
-	if s.broken {
+	behind, err := s.behind(ctx)
+	if err != nil {
+		return err
+	}
+	if behind {
 		if _, err := s.enforce(ctx); err != nil {
 			return err
 		}
@@ -148,7 +151,7 @@ func (s *Server) expire(ctx context.Context) error {
 		return nil
 	}
 	var gone []store.Invite
-	err := s.store.Keep(ctx, func(tx *store.Tx) (err error) {
+	err = s.store.Keep(ctx, func(tx *store.Tx) (err error) {
 		gone, err = tx.ExpireInvites()
 		return err
 	})
@@ -164,6 +167,22 @@ func (s *Server) expire(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// behind reports whether what is in force is not what is stored: the last try
+// failed, since the database was away for a moment, or another hub on the same
+// PostgreSQL database changed it, and what was revoked there must not live on
+// here. The caller holds s.mu.
+func (s *Server) behind(ctx context.Context) (behind bool, err error) {
+	if s.broken {
+		return true, nil
+	}
+	err = s.store.View(ctx, func(tx *store.Tx) error {
+		head, err := tx.AuditHead()
+		behind = head.Count != s.snap.Load().recorded
+		return err
+	})
+	return behind, err
 }
 
 // sighting is where a machine was last heard, as the store has it.
