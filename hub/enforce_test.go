@@ -51,6 +51,7 @@ func TestUnenforceableDeniesAndRecovers(t *testing.T) {
 	publish(t, m, "page", page.URL)
 	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann"})
 	hubtest.Until(t, "kitchen reaches the page", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
+	m.Apply(open) // the invite has done its work: the sweep has nothing else to do
 	mend := spoil(t, m)
 	if _, err := m.Hub.ApplyPolicy(t.Context(), "test", control.PolicyRequest{Text: open}); err == nil {
 		t.Fatal("what could not be put in force was reported as done")
@@ -72,6 +73,7 @@ func TestChangedElsewhere(t *testing.T) {
 	publish(t, m, "page", page.URL)
 	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann"})
 	hubtest.Until(t, "kitchen reaches the page", func() bool { return reaches(t, kitchen, "page.warren.internal:80") })
+	m.Apply(open) // the invite has done its work: the sweep has nothing else to do
 	err := m.Hub.Store().Do(t.Context(), audit.Event{Actor: "test", Action: "peer.quarantine"}, func(tx *store.Tx) error {
 		p, err := tx.PeerByName("kitchen")
 		if err != nil {

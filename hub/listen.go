@@ -2,6 +2,8 @@ package hub
 
 import (
 	"context"
+	"net"
+	"net/netip"
 	"reflect"
 
 	"github.com/warrenmesh/warren/peer"
@@ -44,7 +46,7 @@ func (s *Server) listen(snap *snapshot) {
 		}
 		var run *services.Running
 		if err == nil {
-			run, err = services.Start(s.ctx, services.Network{Listen: s.stack.Listen, ListenPacket: s.stack.ListenPacket}, server, svc.V4, svc.V6)
+			run, err = services.Start(s.ctx, services.Network{Listen: s.listenTCP, ListenPacket: s.stack.ListenPacket}, server, svc.V4, svc.V6)
 		}
 		if err != nil {
 			s.log.Error("starting service", "service", name, "err", err)
@@ -59,6 +61,37 @@ func (s *Server) unlisten(name string) {
 	delete(s.running, name)
 	if err := l.run.Stop(); err != nil {
 		s.log.Error("ending service", "service", name, "err", err)
+	}
+}
+
+// listenTCP opens a port on one of the hub's own addresses, for peers.
+func (s *Server) listenTCP(at netip.AddrPort) (net.Listener, error) {
+	ln, err := s.stack.Listen(at)
+	if err != nil {
+		return nil, err
+	}
+	return &peersOnly{ln, s.roster}, nil
+}
+
+// peersOnly hands out connections from peers' own addresses and closes others.
+// A machine may speak from the addresses of the services that it offers too,
+// but there it is nobody to the hub: it gets no answer, and no second share of
+// the connections that each address may hold open.
+type peersOnly struct {
+	net.Listener
+	roster func() *peer.Roster
+}
+
+func (l *peersOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := l.roster().ByAddr(services.AddrOf(c.RemoteAddr())); ok {
+			return c, nil
+		}
+		_ = c.Close()
 	}
 }
 
