@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
+
 	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/peer"
 )
@@ -191,4 +193,37 @@ func TestSetAddresses(t *testing.T) {
 	m.hub.listen(t, netip.AddrPortFrom(addr4(11), 81))
 	m.hub.serveEcho(t, netip.AddrPortFrom(m.hub.v6(), 81))
 	echo(t, m.spokes[0].dial(t, "tcp", netip.AddrPortFrom(m.hub.v6(), 81)), "the address that stayed")
+}
+
+// TestD05_VanishedMachinesAreNoticed: both ends of a connection are set to give
+// up on a machine that is gone within about 4 minutes.
+func TestD05_VanishedMachinesAreNoticed(t *testing.T) {
+	noLeak(t)
+	m := newMesh(t, 1, options{})
+	l := m.hub.listen(t, netip.AddrPortFrom(m.hub.v4(), 80))
+	dialled := m.spokes[0].dial(t, "tcp", netip.AddrPortFrom(m.hub.v4(), 80))
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	for name, c := range map[string]net.Conn{"dialled": dialled, "accepted": accepted} {
+		ep := c.(*tcpConn).ep
+		var idle tcpip.KeepaliveIdleOption
+		var interval tcpip.KeepaliveIntervalOption
+		if err := ep.GetSockOpt(&idle); err != nil {
+			t.Fatal(err)
+		}
+		if err := ep.GetSockOpt(&interval); err != nil {
+			t.Fatal(err)
+		}
+		count, terr := ep.GetSockOptInt(tcpip.KeepaliveCountOption)
+		if terr != nil {
+			t.Fatal(terr)
+		}
+		gives := time.Duration(idle) + time.Duration(count)*time.Duration(interval)
+		if !ep.SocketOptions().GetKeepAlive() || gives > 5*time.Minute {
+			t.Errorf("%s: keep-alive is %v and gives up after %v", name, ep.SocketOptions().GetKeepAlive(), gives)
+		}
+	}
 }

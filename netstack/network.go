@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -27,6 +28,22 @@ const (
 	bufferDefault                 = 1 << 20
 	bufferDefaultSmall            = 64 << 10
 	bufferMin                     = 4 << 10
+)
+
+// How long data, or the close of a connection that no user holds any more, is
+// sent again to a machine that has vanished. gVisor's own limits, 15 times up to
+// two minutes apart, keep the buffers for a quarter of an hour.
+const (
+	retransmitMost  = 30 * time.Second // between two tries
+	retransmitTries = 13               // 38 s of doubling, then 6 times the most
+)
+
+// How long what is left of a closed connection is remembered, rather than a
+// minute each: every connection that a peer opens and drops leaves one, so this
+// bounds what it can pile up.
+const (
+	timeWait = 10 * time.Second
+	finWait2 = 10 * time.Second
 )
 
 // newNetwork makes the TCP/IP stack. It has one card, no loopback, and answers
@@ -80,7 +97,11 @@ func tune(n *stack.Stack, small bool) error {
 		out = tcpip.TCPSendBufferSizeRangeOption{Min: bufferMin, Default: bufferDefaultSmall, Max: sendMaxSmall}
 		datagrams = bufferDefaultSmall
 	}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &control, &moderate, &in, &out} {
+	maxRTO, retries := tcpip.TCPMaxRTOOption(retransmitMost), tcpip.TCPMaxRetriesOption(retransmitTries)
+	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(finWait2)
+	for _, o := range []tcpip.SettableTransportProtocolOption{
+		&sack, &control, &moderate, &in, &out, &maxRTO, &retries, &wait, &linger,
+	} {
 		if err := fail(n.SetTransportProtocolOption(tcp.ProtocolNumber, o)); err != nil {
 			return fmt.Errorf("tuning TCP (%T): %w", o, err)
 		}
