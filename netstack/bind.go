@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync/atomic"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -14,40 +15,45 @@ import (
 // packet, with the lane it is for, and the Bind's Send reads the mark. A buffer
 // without one (a handshake, a keep-alive) counts for nobody; a packet that never
 // arrives here is taken for lost after stallTime. So if a later WireGuard copies
-// its packets, the queue becomes slower and stays correct; TestMarkSurvives says
+// its packets, the queue becomes slow and stays correct; TestMarkSurvives says
 // so.
+//
+// The mark also says which policy allowed the packet. Attack: while a peer has
+// no session, WireGuard keeps what is sent to it for a minute and a half, so a
+// packet could wait out the policy that allowed it. What SetFilter has not seen
+// leave when it returns is therefore dropped here, if it comes at all.
 
 const (
 	// markAt is where the mark lies, in bytes from the start of the buffer.
 	markAt   = slotSize + 256
 	markSize = 16
-	// markMagic cannot be there by accident: the bytes past a packet are what
-	// the last user of the buffer left, and peers choose some of those.
-	markShift = 32
 )
 
-func mark(buf []byte, lane uint32) {
+// mark notes in buf the lane that its packet is for and the epoch of the filter
+// that allowed it, of which the low 32 bits do: nothing waits for 2^31 others.
+// It is written twice, once inverted, so that it is not there by accident.
+func mark(buf []byte, lane uint32, epoch uint64) {
 	if len(buf) < markAt+markSize {
 		return
 	}
 	m := buf[markAt : markAt+markSize]
-	binary.NativeEndian.PutUint64(m, uint64(lane)<<markShift|uint64(^lane))
-	binary.NativeEndian.PutUint64(m[8:], ^(uint64(lane)<<markShift | uint64(^lane)))
+	v := uint64(lane)<<32 | uint64(uint32(epoch))
+	binary.NativeEndian.PutUint64(m, v)
+	binary.NativeEndian.PutUint64(m[8:], ^v)
 }
 
-// readMark returns the lane that buf was marked for, and takes the mark away.
-func readMark(buf []byte) (lane uint32, ok bool) {
+// readMark returns what buf was marked with, and takes the mark away.
+func readMark(buf []byte) (lane, epoch uint32, ok bool) {
 	if cap(buf) < markAt+markSize || len(buf) > markAt {
-		return 0, false
+		return 0, 0, false
 	}
 	m := buf[:markAt+markSize][markAt:]
-	a, b := binary.NativeEndian.Uint64(m), binary.NativeEndian.Uint64(m[8:])
-	lane = uint32(a >> markShift)
-	if a != ^b || uint32(a) != ^lane {
-		return 0, false
+	v, inverted := binary.NativeEndian.Uint64(m), binary.NativeEndian.Uint64(m[8:])
+	if v != ^inverted {
+		return 0, 0, false
 	}
 	clear(m)
-	return lane, true
+	return uint32(v >> 32), uint32(v), true
 }
 
 // meter is a Bind that tells the queue what was sent, and remembers its port.
@@ -55,6 +61,8 @@ type meter struct {
 	conn.Bind
 	queue *queue
 	port  atomic.Uint32
+	floor atomic.Uint32 // packets of older epochs are dropped, see SetFilter
+	late  atomic.Uint64 // how many were
 }
 
 // Open implements conn.Bind.
@@ -70,12 +78,19 @@ func (m *meter) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 // for a Bind may use the room behind one packet to put the next beside it.
 func (m *meter) Send(bufs [][]byte, ep conn.Endpoint) error {
 	var lane uint32
-	n := 0
-	for _, b := range bufs {
+	n, late, floor := 0, 0, m.floor.Load()
+	for i, b := range bufs {
 		if len(b) <= device.MessageKeepaliveSize {
 			continue
 		}
-		l, ok := readMark(b)
+		l, epoch, ok := readMark(b)
+		if ok && int32(epoch-floor) < 0 {
+			if late == 0 {
+				bufs = slices.Clone(bufs) // WireGuard's own list is left alone
+			}
+			bufs[i] = nil
+			late++
+		}
 		switch {
 		case !ok:
 		case l == lane:
@@ -85,7 +100,14 @@ func (m *meter) Send(bufs [][]byte, ep conn.Endpoint) error {
 			lane, n = l, 1
 		}
 	}
-	err := m.Bind.Send(bufs, ep)
+	if late > 0 {
+		m.late.Add(uint64(late))
+		bufs = slices.DeleteFunc(bufs, func(b []byte) bool { return b == nil })
+	}
+	var err error
+	if len(bufs) > 0 {
+		err = m.Bind.Send(bufs, ep)
+	}
 	m.report(lane, n)
 	return err
 }

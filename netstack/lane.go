@@ -96,8 +96,11 @@ type lane struct {
 	items      int
 	ready      bool // in queue.turn
 	parked     time.Time
-	out, done  uint64 // packets handed to WireGuard, and known to have left it
-	gone       bool   // the peer was removed
+	out, done  uint64 // packets handed to WireGuard; those that left it or were given up
+	left       uint64 // the same without those given up, for drained
+	window     int    // how many of them may be inside WireGuard
+	stall      time.Duration
+	gone       bool // the peer was removed
 }
 
 // inside returns how many packets WireGuard holds, as far as is known.

@@ -240,7 +240,8 @@ type Cut struct {
 }
 
 // drainPatience is how long SetFilter waits for packets inside WireGuard to
-// leave. Those that are still there after it have no session to leave by.
+// leave. Those that are still there after it have no session to leave by; if
+// they get one, the Bind drops them.
 const drainPatience = 25 * time.Millisecond
 
 // SetFilter puts f in force, nil to refuse everything. When it returns, nothing
@@ -253,7 +254,7 @@ func (s *Stack) SetFilter(f *acl.Filter) Cut {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.path.cutting.Lock()
-	s.gate.Swap(f)
+	epoch := s.gate.Swap(f)
 	if s.closed {
 		s.path.cutting.Unlock()
 		return Cut{Took: time.Since(start)}
@@ -263,6 +264,7 @@ func (s *Stack) SetFilter(f *acl.Filter) Cut {
 	s.path.cutting.Unlock()
 	s.path.fence.wait() // the reader, who may have begun a batch in between
 	s.queue.drained(drainPatience)
+	s.bind.floor.Store(uint32(epoch))
 	return Cut{Connections: n, Took: time.Since(start)}
 }
 

@@ -249,6 +249,10 @@ func (p *path) fillOne(k *pick, bufs [][]byte, sizes []int, offset int) (n int) 
 		p.counts.revoked.Add(uint64(k.count))
 		return p.resetInstead(k, bufs[0], sizes, offset)
 	}
+	epoch := k.it.epoch
+	if k.it.own {
+		epoch = p.gate.Epoch()
+	}
 	for n < k.count {
 		b := bufs[n][offset:]
 		if k.it.pkt != nil {
@@ -256,7 +260,7 @@ func (p *path) fillOne(k *pick, bufs [][]byte, sizes []int, offset int) (n int) 
 		} else {
 			sizes[n] = copy(b, k.it.buf)
 		}
-		mark(bufs[n], k.lane.id)
+		mark(bufs[n], k.lane.id, epoch)
 		n++
 	}
 	k.failed, k.dead = 0, false

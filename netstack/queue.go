@@ -26,9 +26,6 @@ const (
 	laneQuantum = 48 << 10
 	// flowQuantum is the same between the flows of a lane.
 	flowQuantum = 16 << 10
-	// stallTime is how long a lane waits for news of its packets before it
-	// takes them for lost (no session yet, no endpoint, a peer just removed).
-	stallTime = 10 * time.Millisecond
 )
 
 // limits are the bounds of a queue, by class of device.
@@ -74,7 +71,7 @@ func (q *queue) add(key peer.PublicKey) *lane {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.nextID++
-	l := &lane{id: q.nextID, key: key}
+	l := &lane{id: q.nextID, key: key, window: windowFirst, stall: stallTime}
 	q.lanes[l.id] = l
 	return l
 }
@@ -146,10 +143,10 @@ func (q *queue) ready(l *lane) bool {
 	if !l.parked.IsZero() {
 		return false
 	}
-	if l.inside() >= q.limits.window {
+	if l.inside() >= l.window {
 		l.parked = time.Now()
 		q.parked = append(q.parked, l)
-		return len(q.parked) == 1 // the reader has to start its clock
+		return true // the reader has to set its clock
 	}
 	l.ready = true
 	q.turn = append(q.turn, l)
@@ -161,55 +158,6 @@ func (q *queue) signal() {
 	case q.wake <- struct{}{}:
 	default:
 	}
-}
-
-// left notes that n packets of a lane are no longer inside WireGuard.
-func (q *queue) left(id uint32, n int) {
-	q.mu.Lock()
-	woken := false
-	if l := q.lanes[id]; l != nil {
-		l.done += uint64(n)
-		if !l.parked.IsZero() && l.inside() < q.limits.window*3/4 {
-			woken = q.unpark(l)
-		}
-	}
-	if q.moved != nil {
-		close(q.moved)
-		q.moved = nil
-	}
-	q.mu.Unlock()
-	if woken {
-		q.signal()
-	}
-}
-
-func (q *queue) unpark(l *lane) bool {
-	l.parked = time.Time{}
-	for i, p := range q.parked {
-		if p == l {
-			q.parked = append(q.parked[:i], q.parked[i+1:]...)
-			break
-		}
-	}
-	return q.ready(l)
-}
-
-// revive takes back the credit of lanes that have heard nothing for stallTime.
-// It returns how long the reader may sleep, 0 for until it is woken.
-func (q *queue) revive(now time.Time) time.Duration {
-	for i := 0; i < len(q.parked); {
-		l := q.parked[i]
-		if wait := stallTime - now.Sub(l.parked); wait > 0 && !l.gone {
-			i++
-			continue
-		}
-		l.done = l.out
-		q.unpark(l)
-	}
-	if len(q.turn) > 0 || len(q.parked) == 0 {
-		return 0
-	}
-	return max(stallTime-now.Sub(q.parked[0].parked), time.Microsecond)
 }
 
 // pick is a run of packets of one item: the reader copies them out of the lock.
@@ -256,7 +204,7 @@ func (q *queue) take(picks []pick, max int) ([]pick, time.Duration) {
 // serve takes from one lane until its turn is over.
 func (q *queue) serve(l *lane, picks []pick, max int) ([]pick, int) {
 	budget, n := laneQuantum, 0
-	room := q.limits.window - l.inside()
+	room := l.window - l.inside()
 	for budget > 0 && n < max && n < room {
 		f := l.nextFlow()
 		if f == nil {
@@ -300,7 +248,8 @@ func (q *queue) finish(picks []pick) {
 	for i := range picks {
 		p := &picks[i]
 		p.it.cut.busy = false
-		p.lane.done += uint64(p.failed)
+		p.lane.done = min(p.lane.done+uint64(p.failed), p.lane.out)
+		p.lane.left = min(p.lane.left+uint64(p.failed), p.lane.out)
 		if p.last {
 			p.it.release()
 		} else if p.dead {
@@ -323,44 +272,6 @@ func (q *queue) forget(l *lane, it *item) {
 		l.packets--
 	}
 	it.release()
-}
-
-// drained waits until everything that was handed to WireGuard before the call
-// has left it, or patience is over. Packets without a session never leave.
-func (q *queue) drained(patience time.Duration) {
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	q.mu.Lock()
-	want := make(map[*lane]uint64, len(q.lanes))
-	for _, l := range q.lanes {
-		if l.inside() > 0 {
-			want[l] = l.out
-		}
-	}
-	for {
-		for l, out := range want {
-			if l.done >= out || l.gone {
-				delete(want, l)
-			}
-		}
-		if len(want) == 0 {
-			q.mu.Unlock()
-			return
-		}
-		if q.moved == nil {
-			q.moved = make(chan struct{})
-		}
-		moved := q.moved
-		q.mu.Unlock()
-		select {
-		case <-moved:
-		case <-deadline.C:
-			return
-		case <-q.closed:
-			return
-		}
-		q.mu.Lock()
-	}
 }
 
 // wait sleeps until there may be something to take, at most d if d > 0. It

@@ -9,8 +9,12 @@ import (
 	"github.com/warrenmesh/warren/peer"
 )
 
-// newLane adds a lane for a made-up peer.
-func newLane(q *queue, n byte) *lane { return q.add(peer.PublicKey{n}) }
+// newLane adds a lane for a made-up peer that is known to answer.
+func newLane(q *queue, n byte) *lane {
+	l := q.add(peer.PublicKey{n})
+	l.window = q.limits.window
+	return l
+}
 
 // push queues a packet of size bytes that carries a number.
 func pushTest(q *queue, l *lane, hash uint32, size int, number byte) bool {

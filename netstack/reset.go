@@ -40,7 +40,7 @@ func (p *path) resetInstead(k *pick, buf []byte, sizes []int, offset int) int {
 	if sizes[0] == 0 {
 		return 0
 	}
-	mark(buf, k.lane.id)
+	mark(buf, k.lane.id, p.gate.Epoch())
 	k.failed = k.count - 1
 	return 1
 }

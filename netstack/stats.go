@@ -21,6 +21,9 @@ type Stats struct {
 	RefusedIn, RefusedOut uint64
 	// Revoked was allowed when it was queued and no more when it was to leave.
 	Revoked uint64
+	// Late was allowed by a policy that is no longer in force, and left
+	// WireGuard only now.
+	Late uint64
 	// Panics were dropped because they made the packet path panic.
 	Panics uint64
 	// NoPeer was for an address that no peer has.
@@ -38,7 +41,7 @@ func (s *Stack) Stats() Stats {
 	c := &s.path.counts
 	return Stats{
 		RefusedIn: c.refusedIn.Load(), RefusedOut: c.refusedOut.Load(), Revoked: c.revoked.Load(),
-		Panics: c.panics.Load(), NoPeer: c.noPeer.Load(), Expired: c.expired.Load(), TooBig: c.tooBig.Load(),
+		Late: s.bind.late.Load(), Panics: c.panics.Load(), NoPeer: c.noPeer.Load(), Expired: c.expired.Load(), TooBig: c.tooBig.Load(),
 		NotForwarding: c.notForwarding.Load(), KernelErrors: c.kernelErrors.Load(),
 	}
 }
