@@ -108,11 +108,11 @@ func (s *Server) serve(svc service) (_ services.Service, ok bool, err error) {
 	case "sync":
 		return s.http(svc, services.ServerConfig{
 			Handler: sync.Handler(s, s.log), MaxBody: sync.MaxRequest, Kinds: []peer.Kind{peer.KindSpoke, peer.KindPhone},
-		}), true, nil
+		}, sync.MaxConns, sync.MaxConnsAll), true, nil
 	case "console":
 		return s.http(svc, services.ServerConfig{
 			Handler: console.Handler(console.Config{Status: s.page, Logger: s.log}),
-		}), true, nil
+		}, services.MaxConns, services.MaxConnsAll), true, nil
 	case "dns":
 		return services.Service{Name: svc.Name, TCP: []uint16{53}, UDP: []uint16{53}, Serve: s.dns.Serve}, true, nil
 	}
@@ -126,10 +126,12 @@ func (s *Server) hosts(svc service) []string {
 
 func (s *Server) roster() *peer.Roster { return s.snap.Load().roster }
 
-func (s *Server) http(svc service, cfg services.ServerConfig) services.Service {
+// http serves the hub's own pages, with each connections for one address and
+// all in total.
+func (s *Server) http(svc service, cfg services.ServerConfig, each, all int) services.Service {
 	cfg.Roster, cfg.Hosts, cfg.Logger = s.roster, s.hosts(svc), s.log
 	return services.Service{Name: svc.Name, TCP: []uint16{80}, Serve: func(ctx context.Context, l services.Listeners) error {
-		return services.ServeHTTP(ctx, services.NewServer(cfg), l)
+		return services.ServeHTTPLimited(ctx, services.NewServer(cfg), l, services.NewConnLimit(each, all))
 	}}
 }
 

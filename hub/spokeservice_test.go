@@ -173,3 +173,28 @@ func TestServiceAddressIsNobody(t *testing.T) {
 		c.Close()
 	}
 }
+
+// TestOneMachineLeavesSyncToOthers: the connections that one machine can hold
+// to the sync service are a small part of those there are.
+func TestOneMachineLeavesSyncToOthers(t *testing.T) {
+	m := hubtest.New(t)
+	m.Apply(open)
+	eve := stranger(t, m, "eve", control.PeerSpec{Owner: "eve"})
+	v4, _ := m.At(3)
+	open := 0
+	for range 3 * sync.MaxConns {
+		c, err := eve.Dial(t.Context(), "tcp", netip.Addr{}, netip.AddrPortFrom(v4, 80))
+		if err != nil {
+			continue
+		}
+		defer c.Close()
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = c.Read(make([]byte, 1))
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+			open++
+		}
+	}
+	if open != sync.MaxConns {
+		t.Errorf("one address holds %d connections, want %d", open, sync.MaxConns)
+	}
+}

@@ -85,16 +85,21 @@ func NewServer(c ServerConfig) *http.Server {
 }
 
 // ServeHTTP serves srv, over TLS if it has a TLSConfig, on every TCP listener
-// until ctx ends or one fails, with MaxConns connections for each address. When it returns every connection is
-// closed, upgraded ones included, and every handler has returned: they see the
-// end of their request's context. One that does not within endTimeout is given
-// up on, and that is the error.
+// until ctx ends or one fails, with MaxConns connections for each address and
+// MaxConnsAll in total. When it returns every connection is closed, upgraded
+// ones included, and every handler has returned: they see the end of their
+// request's context. One that does not within endTimeout is given up on, and
+// that is the error.
 func ServeHTTP(ctx context.Context, srv *http.Server, l Listeners) error {
+	return ServeHTTPLimited(ctx, srv, l, NewConnLimit(MaxConns, MaxConnsAll))
+}
+
+// ServeHTTPLimited is ServeHTTP with other limits, for this call alone.
+func ServeHTTPLimited(ctx context.Context, srv *http.Server, l Listeners, conns *ConnLimit) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	running := track(srv)
-	conns := NewConnLimit(MaxConns, MaxConnsAll)
 	failed := make(chan error, len(l.TCP))
 	for _, t := range l.TCP {
 		go func() {

@@ -41,7 +41,7 @@ func Handler(src Source, log *slog.Logger) http.Handler {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{src: src, log: log, held: make(map[peer.ID]int)}
+	h := &handler{src: src, log: log, held: make(map[peer.ID]int), turns: newTurns()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/self", h.self)
 	mux.HandleFunc("POST /v1/serve", h.serve)
@@ -73,6 +73,8 @@ type handler struct {
 
 	mu   gosync.Mutex
 	held map[peer.ID]int
+
+	turns *turns
 }
 
 func (h *handler) self(w http.ResponseWriter, r *http.Request) {
@@ -97,12 +99,7 @@ func (h *handler) self(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		self, changed, err := h.src.Self(r.Context(), p)
-		if err != nil {
-			h.problem(w, r, err)
-			return
-		}
-		body, err := json.Marshal(self)
+		body, changed, err := h.compose(r.Context(), p)
 		if err != nil {
 			h.problem(w, r, err)
 			return
@@ -127,6 +124,20 @@ func (h *handler) self(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+func (h *handler) compose(ctx context.Context, p peer.Peer) (body []byte, changed <-chan struct{}, err error) {
+	done, err := h.turns.take(ctx, p.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	self, changed, err := h.src.Self(ctx, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err = json.Marshal(self)
+	return body, changed, err
 }
 
 func (h *handler) hold(id peer.ID) bool {

@@ -38,6 +38,10 @@ const (
 	// MaxHeld is how many waiting requests one peer may have; a further one is
 	// answered at once with 429.
 	MaxHeld = 4
+	// MaxConns is how many connections one address may hold, MaxConnsAll how
+	// many all of them: each spoke of a large mesh keeps one open and waits.
+	MaxConns    = 2 * MaxHeld
+	MaxConnsAll = 32 << 10
 )
 
 // Self is all that a spoke knows of the mesh.
