@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
+	"time"
 
 	"github.com/warrenmesh/warren/peer"
 )
@@ -194,7 +196,18 @@ type handler struct {
 	hubKey   peer.PrivateKey
 	registry Registry
 	logger   *slog.Logger
+
+	mu      sync.Mutex
+	since   time.Time // when logFor began
+	refused int       // how many refusals there were, since
 }
+
+// At most logLines refusals are logged in logFor: whoever holds an invite, a
+// spent one too, must not fill the disk with them.
+const (
+	logLines = 20
+	logFor   = time.Minute
+)
 
 func (h *handler) enrol(w http.ResponseWriter, req *http.Request) {
 	caller, ok := peer.FromContext(req.Context())
@@ -260,8 +273,22 @@ func (h *handler) check(req *http.Request, body *Request, caller peer.Peer) stri
 
 // refuse gives the one answer for every reason: which it was stays in the log.
 func (h *handler) refuse(w http.ResponseWriter, why string, caller peer.Peer) {
-	h.logger.Warn("enrolment refused", "why", why, "invite", caller.ID)
+	h.note(why, caller)
 	answer(w, http.StatusForbidden, problem{ErrRefused.Error()})
+}
+
+func (h *handler) note(why string, caller peer.Peer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.since) >= logFor {
+		if more := h.refused - logLines; more > 0 {
+			h.logger.Warn("further enrolments were refused", "times", more)
+		}
+		h.since, h.refused = time.Now(), 0
+	}
+	if h.refused++; h.refused <= logLines {
+		h.logger.Warn("enrolment refused", "why", why, "invite", caller.ID)
+	}
 }
 
 func answer(w http.ResponseWriter, status int, body problem) {
