@@ -19,11 +19,21 @@ import (
 // destination exists or not. Answers are limited per peer; past the limit a
 // scanner meets silence.
 const (
-	answersPerSecond = 200
-	answerBurst      = 100
+	answerRate  = 200 // a second
+	answerBurst = 100
 	// quoted is how much of the refused packet's transport an ICMP error gives
 	// back: the eight bytes of RFC 792, no payload of anybody's.
 	quoted = 8
+)
+
+// Attack: each connection that a peer opens to this node's own stack, and each
+// that it only begins or has just dropped, is 8 KiB of ours for up to minutes,
+// and a listener has room for thousands. So a peer may open so many, whatever it
+// does with them; a SYN beyond is lost, and an honest sender repeats it after a
+// second.
+const (
+	openRate  = 50 // a second
+	openBurst = 500
 )
 
 // bucket is a token bucket. The zero value is full.
@@ -33,13 +43,14 @@ type bucket struct {
 	last  int64   // ns
 }
 
-// take reports whether one more answer is within the limit at now (ns).
-func (b *bucket) take(now int64) bool {
+// take reports whether one more is within the limit of rate a second and burst
+// at once, at now (ns).
+func (b *bucket) take(now int64, rate, burst float64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.spent = max(0, b.spent-float64(now-b.last)/1e9*answersPerSecond)
-	b.last = now
-	if b.spent+1 > answerBurst {
+	b.spent = max(0, b.spent-max(0, float64(now-b.last))/1e9*rate)
+	b.last = max(b.last, now)
+	if b.spent+1 > burst {
 		return false
 	}
 	b.spent++
@@ -62,7 +73,7 @@ func (p *path) refuseIncoming(s *scratch, b []byte, pkt *acl.Packet, v acl.Verdi
 		return
 	}
 	l.refused.Add(1)
-	if pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && (ending || l.answers.take(now)) {
+	if pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && (ending || l.answers.take(now, answerRate, answerBurst)) {
 		p.answer(l, appendRefusal(s.header[:0], b, pkt, prohibited))
 	}
 }
@@ -87,7 +98,7 @@ func (p *path) refuseOutgoing(b []byte, pkt *acl.Packet) {
 func (p *path) tooBig(b []byte, pkt *acl.Packet) {
 	p.counts.tooBig.Add(1)
 	l := p.table.Load().lookup(pkt.Src())
-	if l != nil && pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && l.answers.take(p.now()) {
+	if l != nil && pkt.Rejectable() && answerable(pkt.Src(), pkt.Dst()) && l.answers.take(p.now(), answerRate, answerBurst) {
 		p.answer(l, appendICMP(nil, b, pkt, mtuError(pkt, p.mtu)))
 	}
 }

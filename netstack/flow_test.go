@@ -109,7 +109,7 @@ func TestP15_OnlyTheAllowedPortAnswers(t *testing.T) {
 		if want := netip.AddrPortFrom(addr(m.hub), 443); len(open) != 1 || !open[want] {
 			t.Errorf("open ports: %v, want %v alone", open, want)
 		}
-		if n := resets[addr(m.hub)] + resets[targets[1]] + resets[targets[2]]; float64(n) > answerBurst+answersPerSecond*time.Since(start).Seconds()+1 {
+		if n := resets[addr(m.hub)] + resets[targets[1]] + resets[targets[2]]; float64(n) > answerBurst+answerRate*time.Since(start).Seconds()+1 {
 			t.Errorf("%d answers to a scan of %d ports", n, sent)
 		}
 	})

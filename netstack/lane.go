@@ -87,6 +87,7 @@ type lane struct {
 	refused   atomic.Uint64 // packets from it that the policy refused
 	discarded atomic.Uint64 // packets to it that found the lane full
 	answers   bucket        // rate limit of what we answer to its refused packets
+	openings  bucket        // rate limit of connections to our own stack
 
 	// Below: guarded by queue.mu.
 	flows      [flowsPerLane]flow

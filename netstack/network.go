@@ -36,6 +36,7 @@ const (
 const (
 	retransmitMost  = 30 * time.Second // between two tries
 	retransmitTries = 13               // 38 s of doubling, then 6 times the most
+	handshakeTries  = 4                // half a minute, for who dials and who accepts
 )
 
 // How long what is left of a closed connection is remembered, rather than a
@@ -98,9 +99,10 @@ func tune(n *stack.Stack, small bool) error {
 		datagrams = bufferDefaultSmall
 	}
 	maxRTO, retries := tcpip.TCPMaxRTOOption(retransmitMost), tcpip.TCPMaxRetriesOption(retransmitTries)
+	syns := tcpip.TCPSynRetriesOption(handshakeTries)
 	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(finWait2)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
-		&sack, &control, &moderate, &in, &out, &maxRTO, &retries, &wait, &linger,
+		&sack, &control, &moderate, &in, &out, &maxRTO, &retries, &syns, &wait, &linger,
 	} {
 		if err := fail(n.SetTransportProtocolOption(tcp.ProtocolNumber, o)); err != nil {
 			return fmt.Errorf("tuning TCP (%T): %w", o, err)

@@ -113,6 +113,8 @@ func (p *path) incoming(s *scratch, whole []byte, offset int, now int64) {
 		p.refuseIncoming(s, b, pkt, v)
 	case v.Local && p.kernel != nil:
 		s.kernel = append(s.kernel, whole)
+	case v.Local && pkt.Proto() == acl.ProtoTCP && pkt.Flags() == acl.FlagSYN && !p.mayOpen(pkt, now):
+		p.counts.openings.Add(1)
 	case v.Local:
 		s.merge.add(b, pkt)
 	case p.forward:
@@ -120,6 +122,12 @@ func (p *path) incoming(s *scratch, whole []byte, offset int, now int64) {
 	default:
 		p.counts.notForwarding.Add(1)
 	}
+}
+
+// mayOpen reports whether the sender of a SYN to our own stack has one left.
+func (p *path) mayOpen(pkt *acl.Packet, now int64) bool {
+	l := p.table.Load().lookup(pkt.Src())
+	return l != nil && l.openings.take(now, openRate, openBurst)
 }
 
 // deliver gives what was allowed and is ours to the stack.

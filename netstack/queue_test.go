@@ -229,7 +229,7 @@ func TestBucket(t *testing.T) {
 	var b bucket
 	n := 0
 	for range 1000 {
-		if b.take(1) {
+		if b.take(1, answerRate, answerBurst) {
 			n++
 		}
 	}
@@ -237,7 +237,7 @@ func TestBucket(t *testing.T) {
 		t.Errorf("%d at once, want %d", n, answerBurst)
 	}
 	for range 1000 {
-		if b.take(1 + int64(time.Second)) {
+		if b.take(1+int64(time.Second), answerRate, answerBurst) {
 			n++
 		}
 	}

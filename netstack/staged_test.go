@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
 	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/netstack/udp/udptest"
 )
@@ -110,4 +112,35 @@ func TestQueueCreditIsBounded(t *testing.T) {
 	if n > lim.window {
 		t.Errorf("%d packets were handed over, the window is %d", n, lim.window)
 	}
+}
+
+// TestD05_HalfOpen: what one peer begins and never finishes is bounded, however
+// many services there are, and another peer gets through meanwhile.
+func TestD05_HalfOpen(t *testing.T) {
+	noLeak(t)
+	m := newMesh(t, 2, options{})
+	for port := range uint16(4) {
+		m.hub.serveEcho(t, netip.AddrPortFrom(m.hub.v4(), 80+port))
+	}
+	s := m.spokes[0]
+	echo(t, s.dial(t, "tcp", netip.AddrPortFrom(m.hub.v4(), 80)), "hello")
+	for i := range 4 * openBurst {
+		syn := rawTCP(netip.AddrPortFrom(s.v4(), uint16(1024+i)), netip.AddrPortFrom(m.hub.v4(), uint16(80+i%4)), header.TCPFlagSyn, 1, 0, "")
+		eventually(t, "the queue takes a SYN", func() bool { return s.tryInject(m.hub, syn) })
+	}
+	m.settle(s)
+	if n := len(m.hub.net.RegisteredEndpoints()); n > 2*openBurst {
+		t.Errorf("one peer has %d connections half open", n)
+	}
+	if m.hub.Stats().Openings == 0 {
+		t.Error("no SYN was counted as one too many")
+	}
+	echo(t, m.spokes[1].dial(t, "tcp", netip.AddrPortFrom(m.hub.v4(), 80)), "hello")
+}
+
+// tryInject is inject, and reports whether the packet was queued.
+func (n *node) tryInject(hub *node, b []byte) bool {
+	it := newCopy(b)
+	it.own = true
+	return n.queue.push(n.path.table.Load().byKey[hub.key.Public()], 0, it)
 }

@@ -12,6 +12,7 @@ type counters struct {
 	expired       atomic.Uint64
 	tooBig        atomic.Uint64
 	notForwarding atomic.Uint64
+	openings      atomic.Uint64
 	kernelErrors  atomic.Uint64
 }
 
@@ -32,6 +33,8 @@ type Stats struct {
 	Expired, TooBig uint64
 	// NotForwarding was allowed between two peers, but this node is no hub.
 	NotForwarding uint64
+	// Openings were connections that a peer opened faster than it may.
+	Openings uint64
 	// KernelErrors are batches that the kernel's interface did not take.
 	KernelErrors uint64
 }
@@ -43,5 +46,6 @@ func (s *Stack) Stats() Stats {
 		RefusedIn: c.refusedIn.Load(), RefusedOut: c.refusedOut.Load(), Revoked: c.revoked.Load(),
 		Late: s.bind.late.Load(), Panics: c.panics.Load(), NoPeer: c.noPeer.Load(), Expired: c.expired.Load(), TooBig: c.tooBig.Load(),
 		NotForwarding: c.notForwarding.Load(), KernelErrors: c.kernelErrors.Load(),
+		Openings: c.openings.Load(),
 	}
 }
