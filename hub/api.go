@@ -182,12 +182,15 @@ func (s *Server) Audit(ctx context.Context, from uint64, limit int) (control.Aud
 			}
 			from = max(1, head.Count+1-min(head.Count, uint64(limit)))
 		}
-		entries, err := tx.AuditEntries(from, limit)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			reply.Rows = append(reply.Rows, auditRow(e))
+		for len(reply.Rows) < limit { // the store gives them out in pages
+			entries, err := tx.AuditEntries(from, limit-len(reply.Rows))
+			if err != nil || len(entries) == 0 {
+				return err
+			}
+			for _, e := range entries {
+				reply.Rows = append(reply.Rows, auditRow(e))
+				from = e.Index + 1
+			}
 		}
 		return nil
 	})

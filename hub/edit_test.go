@@ -7,8 +7,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/warrenmesh/warren/hub/audit"
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/hub/hubtest"
+	"github.com/warrenmesh/warren/hub/store"
 	"github.com/warrenmesh/warren/peer"
 	"github.com/warrenmesh/warren/peer/invite"
 )
@@ -84,5 +86,28 @@ func TestRevokeOrJoin(t *testing.T) {
 		if there && revokeErr == nil {
 			t.Fatalf("the admin is told that the invite is withdrawn, but %s is on the mesh", name)
 		}
+	}
+}
+
+// TestAuditPageIsTheNewest: a long page of the audit log ends with the newest
+// entry, like a short one.
+func TestAuditPageIsTheNewest(t *testing.T) {
+	m := hubtest.New(t)
+	for range 1100 {
+		err := m.Hub.Store().Do(t.Context(), audit.Event{Actor: "test", Action: "test.note"}, func(*store.Tx) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	short, err := m.Hub.Audit(t.Context(), 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long, err := m.Hub.Audit(t.Context(), 0, 1050)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(long.Rows); n != 1050 || long.Rows[n-1].Index != short.Rows[0].Index {
+		t.Errorf("%d entries up to %d, want 1050 up to %d", n, long.Rows[n-1].Index, short.Rows[0].Index)
 	}
 }

@@ -198,6 +198,12 @@ func Exists(dir string) bool {
 	return false
 }
 
+// KeyLeft reports whether a store's key lies in dir, whatever else does.
+func KeyLeft(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, keyFile))
+	return err == nil
+}
+
 // fill writes what a new hub starts with, in one transaction: a hub that died
 // half-way has an empty store, which New reports, and never half a key.
 func fill(ctx context.Context, st *store.Store, cfg InitConfig, plan store.Plan) error {

@@ -135,6 +135,12 @@ One line on standard error says when it is ready.`,
 
 func run(ctx context.Context, cfg hub.Config) error {
 	if !hub.Exists(cfg.Dir) {
+		// A key without its store is a hub that has lost it, to a mount that is
+		// missing perhaps. A new one in its place would lock every machine out.
+		if hub.KeyLeft(cfg.Dir) {
+			return cli.Hint(fmt.Errorf("%s holds a hub's key but not its store", cfg.Dir),
+				"bring hub.db back or restore a backup into another --dir; to begin anew: hub init --dir "+cfg.Dir+" --endpoint HOST:PORT")
+		}
 		endpoint, err := guessEndpoint(cfg.Listen)
 		if err != nil {
 			return cli.Hint(err, "make the hub yourself: hub init --dir "+cfg.Dir+" --endpoint HOST:PORT")
