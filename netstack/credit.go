@@ -114,3 +114,33 @@ func (q *queue) drained(patience time.Duration) {
 		q.mu.Lock()
 	}
 }
+
+// emptied waits until the queue has nothing more to hand to WireGuard, and all
+// of it has left, or patience is over. It is for the end: while others still
+// send, there is no such moment.
+func (q *queue) emptied(patience time.Duration) {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for {
+		q.mu.Lock()
+		waits := false
+		for _, l := range q.lanes {
+			waits = waits || !l.gone && l.stall <= 4*stallTime && (l.items > 0 || l.left < l.out)
+		}
+		if waits && q.moved == nil {
+			q.moved = make(chan struct{})
+		}
+		moved := q.moved
+		q.mu.Unlock()
+		if !waits {
+			return
+		}
+		select {
+		case <-moved:
+		case <-deadline.C:
+			return
+		case <-q.closed:
+			return
+		}
+	}
+}

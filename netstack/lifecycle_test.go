@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -93,6 +94,32 @@ func TestMeshG40_CloseUnderneath(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatalf("something is still blocked after Close:\n%s", ours())
 		}
+	}
+}
+
+// TestCloseTellsTheOtherSide: a program that ends at once after its work leaves
+// no connection behind at the hub, whether it closed it or not.
+func TestCloseTellsTheOtherSide(t *testing.T) {
+	noLeak(t)
+	for round := range 20 {
+		m := newMesh(t, 1, options{small: true})
+		at := netip.AddrPortFrom(m.hub.v4(), 80)
+		l := m.hub.listen(t, at)
+		dialled := m.spokes[0].dial(t, "tcp", at)
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round%2 == 0 {
+			_ = dialled.Close()
+		}
+		_ = m.spokes[0].Close()
+		_ = accepted.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := accepted.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("round %d: the hub still holds the connection", round)
+		}
+		_ = accepted.Close()
+		_ = m.hub.Close()
 	}
 }
 

@@ -307,7 +307,9 @@ func (s *Stack) Close() error {
 	if s.net != nil {
 		s.conns.cut(func(tuple, bool) bool { return true }, s)
 	}
-	s.queue.drained(drainPatience)
+	// The others hear of it only while there is still a way out. What they do
+	// not hear of, they hold on to until they give up on us.
+	s.queue.emptied(drainPatience)
 	s.dev.Close()
 	if s.path.kernel != nil {
 		_ = s.path.kernel.Close()
