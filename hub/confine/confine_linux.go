@@ -47,6 +47,10 @@ func Apply() error {
 	if err := seccomp.LoadFilter(filter); err != nil {
 		return fmt.Errorf("confining the process: %w", err)
 	}
+	// All threads have given up new privileges by now, so this needs none.
+	if err := refuseForeign(); err != nil {
+		return fmt.Errorf("confining the process: %w", err)
+	}
 	return Check(context.Background())
 }
 

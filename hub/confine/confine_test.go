@@ -19,6 +19,14 @@ import (
 const child = "WARREN_CONFINE_CHILD"
 
 func TestMain(m *testing.M) {
+	switch os.Getenv(foreign) {
+	case "free":
+		fmt.Println(foreignPID() == os.Getpid())
+		os.Exit(0)
+	case "confined":
+		fmt.Println(confine.Apply(), foreignPID())
+		os.Exit(0)
+	}
 	if dir := os.Getenv(child); dir != "" {
 		fmt.Println(confined(dir))
 		os.Exit(0)
