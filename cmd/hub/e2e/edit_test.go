@@ -28,6 +28,8 @@ func TestMeshE24_EditEndsADownload(t *testing.T) {
 		for _, family := range []string{"-4", "-6"} {
 			t.Run(flow.from+family, func(t *testing.T) {
 				m.apply(open)
+				// The spoke hears of what opens a moment later.
+				until(t, "the page comes", func() bool { return p.curl(family, strings.TrimSuffix(flow.url, "big")).code == 0 })
 				curl := p.start(t, m.dir+"/curl.log", "curl", "-sS", "--max-time", "60", family, "-o", "/dev/null", flow.url)
 				until(t, "the download runs", func() bool { return flow.at.open.Load() == 1 })
 				// Taken away: the rule's only other destination stays.

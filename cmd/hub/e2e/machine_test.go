@@ -157,13 +157,19 @@ type program struct {
 // start starts a program on the machine and ends it with the test.
 func (m *machine) start(t testing.TB, log string, argv ...string) *program {
 	t.Helper()
+	return m.startWith(t, "", log, argv...)
+}
+
+// startWith is start with something on standard input.
+func (m *machine) startWith(t testing.TB, input, log string, argv ...string) *program {
+	t.Helper()
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
 	p := &program{t: t, cmd: exec.Command(argv[0], argv[1:]...), log: log, done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = file, file
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = strings.NewReader(input), file, file
 	if err := m.inside(p.cmd.Start); err != nil {
 		t.Fatalf("starting %s: %v", argv[0], err)
 	}

@@ -13,8 +13,14 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/warrenmesh/warren/hub"
 	"github.com/warrenmesh/warren/hub/control"
+	_ "github.com/warrenmesh/warren/spoke"
 )
+
+// The programs are built from these packages and from the sources that
+// newMesh reads: `go test` knows by that when a result of yesterday has aged.
+const programSources = "../*.go ../../spoke/*.go ../../internal/cli/*.go"
 
 // What is on the hub's machine besides the hub.
 const (
@@ -56,6 +62,17 @@ func newMesh(t testing.TB, flags ...string) *mesh {
 	t.Helper()
 	if reason := os.Getenv(reasonEnv); reason != "" {
 		t.Skipf("this machine lets an ordinary user make no network namespaces (%s): run the tests as root", reason)
+	}
+	for pattern := range strings.FieldsSeq(programSources) {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no sources at %s: %v", pattern, err)
+		}
+		for _, file := range files {
+			if _, err := os.ReadFile(file); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	// t.TempDir is too long for a Unix socket when the test's name is.
 	dir, err := os.MkdirTemp("", "e2e")
@@ -121,10 +138,8 @@ func (m *mesh) launchHub() {
 
 func (m *mesh) awaitHub() {
 	m.t.Helper()
-	client := control.NewClient(m.dir + "/h")
 	until(m.t, "the hub answers its admin", func() bool {
-		var st control.Status
-		return client.Call(m.t.Context(), "status", nil, &st) == nil
+		return m.run(m.t, "", hubProgram(), "status", "--dir", m.dir+"/h").code == 0
 	})
 }
 
@@ -212,4 +227,12 @@ func servePages(t testing.TB, ln net.Listener) *pages {
 		<-done
 	})
 	return p
+}
+
+// publicKey is the hub's WireGuard key.
+func (m *mesh) publicKey() string {
+	m.t.Helper()
+	var st control.Status
+	m.adminJSON(&st, "status")
+	return st.PublicKey.String()
 }
