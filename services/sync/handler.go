@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	gosync "sync"
 	"time"
@@ -41,7 +42,7 @@ func Handler(src Source, log *slog.Logger) http.Handler {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{src: src, log: log, held: make(map[peer.ID]int), turns: newTurns()}
+	h := &handler{src: src, log: log, held: make(map[peer.ID][]chan struct{}), turns: newTurns()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/self", h.self)
 	mux.HandleFunc("POST /v1/serve", h.serve)
@@ -72,7 +73,7 @@ type handler struct {
 	log *slog.Logger
 
 	mu   gosync.Mutex
-	held map[peer.ID]int
+	held map[peer.ID][]chan struct{} // who waits, oldest first
 
 	turns *turns
 }
@@ -80,12 +81,10 @@ type handler struct {
 func (h *handler) self(w http.ResponseWriter, r *http.Request) {
 	p, _ := peer.FromContext(r.Context())
 	known := r.Header.Get("If-None-Match")
+	var giveWay chan struct{}
 	if known != "" {
-		if !h.hold(p.ID) {
-			h.problem(w, r, &Problem{http.StatusTooManyRequests, "This peer waits for changes too many times already; close the other requests."})
-			return
-		}
-		defer h.release(p.ID)
+		giveWay = h.hold(p.ID)
+		defer h.release(p.ID, giveWay)
 	}
 	timer := time.NewTimer(Hold)
 	defer timer.Stop()
@@ -116,13 +115,15 @@ func (h *handler) self(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case <-changed:
+			continue
+		case <-giveWay:
 		case <-timer.C:
-			w.Header().Set("ETag", etag)
-			w.WriteHeader(http.StatusNotModified)
-			return
 		case <-r.Context().Done():
 			return
 		}
+		w.Header().Set("ETag", etag)
+		w.WriteHeader(http.StatusNotModified)
+		return
 	}
 }
 
@@ -140,20 +141,30 @@ func (h *handler) compose(ctx context.Context, p peer.Peer) (body []byte, change
 	return body, changed, err
 }
 
-func (h *handler) hold(id peer.ID) bool {
+// hold counts one more waiting request of a peer. The channel is closed when it
+// has to give way to a newer one: a machine that lost its power a few times has
+// left requests behind that nobody waits for, and they must not shut it out.
+func (h *handler) hold(id peer.ID) chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.held[id] >= MaxHeld {
-		return false
+	waiting := h.held[id]
+	if len(waiting) >= MaxHeld {
+		close(waiting[0])
+		waiting = slices.Delete(waiting, 0, 1)
 	}
-	h.held[id]++
-	return true
+	giveWay := make(chan struct{})
+	h.held[id] = append(waiting, giveWay)
+	return giveWay
 }
 
-func (h *handler) release(id peer.ID) {
+func (h *handler) release(id peer.ID, giveWay chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.held[id]--; h.held[id] <= 0 {
+	waiting := h.held[id]
+	if i := slices.Index(waiting, giveWay); i >= 0 {
+		waiting = slices.Delete(waiting, i, i+1)
+	}
+	if h.held[id] = waiting; len(waiting) == 0 {
 		delete(h.held, id)
 	}
 }

@@ -35,8 +35,8 @@ const (
 	MaxSelf = 8 << 20
 	// Hold is how long the hub keeps a request waiting for a change.
 	Hold = 50 * time.Second
-	// MaxHeld is how many waiting requests one peer may have; a further one is
-	// answered at once with 429.
+	// MaxHeld is how many waiting requests one peer may have; for a further one
+	// the oldest is answered at once, as if its time were up.
 	MaxHeld = 4
 	// MaxConns is how many connections one address may hold, MaxConnsAll how
 	// many all of them: each spoke of a large mesh keeps one open and waits.
