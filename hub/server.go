@@ -308,7 +308,7 @@ func (s *Server) enforce(ctx context.Context) (netstack.Cut, error) {
 }
 
 func (s *Server) putInForce(ctx context.Context) (netstack.Cut, error) {
-	snap, err := load(ctx, s.store, s.set, s.heard)
+	snap, err := load(ctx, s.store, s.set, s.heard())
 	if err != nil {
 		return netstack.Cut{}, fmt.Errorf("reading the state back: %w", err)
 	}

@@ -58,15 +58,20 @@ func (s *snapshot) addressesOf(p *store.Peer) []netip.Addr {
 	return out
 }
 
-// heard reports whether a machine has completed a handshake: then the invite
-// that admitted it has nothing left to do, not even to repeat a lost answer.
-func (s *Server) heard(key peer.PublicKey) bool {
-	for _, st := range s.stack.Peers() {
-		if st.Key == key {
-			return !st.LastHandshake.IsZero()
+// heard returns what tells whether a machine has completed a handshake: then
+// the invite that admitted it has nothing left to do, not even to repeat a lost
+// answer. WireGuard is asked once, for all machines, and only if it has to be.
+func (s *Server) heard() func(peer.PublicKey) bool {
+	var here map[peer.PublicKey]bool
+	return func(key peer.PublicKey) bool {
+		if here == nil {
+			here = make(map[peer.PublicKey]bool)
+			for _, st := range s.stack.Peers() {
+				here[st.Key] = !st.LastHandshake.IsZero()
+			}
 		}
+		return here[key]
 	}
-	return false
 }
 
 // greet initiates a handshake with every machine the hub knows an endpoint
@@ -142,10 +147,10 @@ func (s *Server) expire(ctx context.Context) error {
 		}
 		s.log.Info("what is stored is in force again")
 	}
-	due := false
+	due, heard := false, s.heard()
 	now := s.cfg.Now()
 	for _, inv := range s.snap.Load().invites {
-		due = due || !inv.Expires.After(now) || !inv.UsedBy.IsZero() && s.heard(inv.UsedBy)
+		due = due || !inv.Expires.After(now) || !inv.UsedBy.IsZero() && heard(inv.UsedBy)
 	}
 	if !due {
 		return nil
