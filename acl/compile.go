@@ -10,6 +10,24 @@ import (
 // them one by one.
 const maxProblems = 100
 
+// maxWork bounds what the tests and proofs of one compilation cost, in words
+// of the matrix that are looked at: two or three seconds. A hub compiles at
+// every change, and a removal must not wait for an endless proof.
+const (
+	maxWork  = 1 << 32
+	pairCost = 1 << 10 // working out one pair of machines, in the same unit
+)
+
+var errWork = errors.New("the policy tells apart too many machines for so many tests and nevers; use groups and tags, or delete some")
+
+// spend counts work and reports when there was too much.
+func (c *compiler) spend(n int) error {
+	if c.work += int64(n); c.work > maxWork {
+		return errWork
+	}
+	return nil
+}
+
 // The built-in rules, as Verdict.Rule has them.
 const (
 	ruleSync     int32 = -1 // every machine reaches the sync service
@@ -82,6 +100,7 @@ type compiler struct {
 	strict   bool
 	recovery bool
 	problems []Problem
+	work     int64
 
 	f              *Filter
 	r              *resolver

@@ -1,6 +1,9 @@
 package acl
 
-import "fmt"
+import (
+	"maps"
+	"slices"
+)
 
 // What a test means. Its src and dst stand for every machine they select. If
 // they select none that exists, they stand for one that may come: a new
@@ -67,24 +70,9 @@ func (c *compiler) runTarget(from []*machine, t target, accept bool) *Error {
 		}
 		return t.sel.at.errorf("the test fails: %v is no machine, so nothing can be accepted there", t.sel)
 	}
-	met := false
-	seen := make(map[[4]string]bool)
-	for _, src := range from {
-		for _, dst := range to {
-			// Machines of one class, owner and household fare alike.
-			key := [4]string{fmt.Sprint(src.src, ":", dst.dst, ":", dst.wide), src.household + "/" + dst.household, src.owner + "/" + dst.owner, fmt.Sprint(dst.service())}
-			if src == dst && !src.ghost() || accept && !compatible(src, dst) {
-				continue
-			}
-			met = true
-			if seen[key] {
-				continue
-			}
-			seen[key] = true
-			if err := c.runPair(src, dst, t, accept); err != nil {
-				return err
-			}
-		}
+	met, err := c.runPairs(from, to, t, accept)
+	if err != nil {
+		return err
 	}
 	if accept && !met {
 		return t.sel.at.errorf("the test fails: %v and %v belong to different households, and no rule can change that", from[0], to[0])
@@ -92,7 +80,120 @@ func (c *compiler) runTarget(from []*machine, t target, accept bool) *Error {
 	return nil
 }
 
+// runPairs asks about one pair of machines of each kind. It reports whether
+// there was any.
+func (c *compiler) runPairs(from, to []*machine, t target, accept bool) (met bool, err *Error) {
+	asked := rangesOf(t.ports, 0)
+	srcs := gather(from, func(m *machine) uint32 { return uint32(m.src) })
+	dsts := gather(to, func(m *machine) uint32 { return uint32(m.dst)<<16 | uint32(m.wide) })
+	for _, d := range dsts {
+		open := c.f.openers(d[0], asked)
+		for _, s := range srcs {
+			if err := c.spend(len(open)); err != nil {
+				return met, t.sel.at.errorf("the test cannot run: %v", err)
+			}
+			if accept && !compatible(s[0], d[0]) {
+				continue
+			}
+			if !accept && !meets(c.f.source(s[0].src), open) {
+				continue // by autogroup:self or its like, or not at all
+			}
+			for _, pair := range pairsOf(s, d) {
+				met = true
+				if err := c.runPair(pair[0], pair[1], t, accept); err != nil {
+					return met, err
+				}
+			}
+		}
+	}
+	if accept {
+		return met, nil // what a relation adds is not needed any more
+	}
+	return met, c.runRelated(from, to, t)
+}
+
+// runRelated asks about what autogroup:self and autogroup:same-household allow,
+// which the matrix does not show.
+func (c *compiler) runRelated(from, to []*machine, t target) *Error {
+	asked := rangesOf(t.ports, 0)
+	for rel := toSelf; rel < numRelations; rel++ {
+		group := func(m *machine) string {
+			if rel == toSelf {
+				return m.owner
+			}
+			return m.household
+		}
+		srcs, dsts := make(map[string][]*machine), make(map[string][]*machine)
+		for _, m := range from {
+			if group(m) != "" && len(intersect(c.f.ports(c.f.relative[rel][m.src]), asked)) > 0 {
+				srcs[group(m)] = append(srcs[group(m)], m)
+			}
+		}
+		if len(srcs) == 0 {
+			continue
+		}
+		for _, m := range to {
+			dsts[group(m)] = append(dsts[group(m)], m)
+		}
+		for _, g := range slices.Sorted(maps.Keys(srcs)) {
+			for _, s := range gather(srcs[g], func(m *machine) uint32 { return uint32(m.src) }) {
+				for _, d := range gather(dsts[g], func(m *machine) uint32 { return uint32(m.dst)<<16 | uint32(m.wide) }) {
+					for _, pair := range pairsOf(s, d) {
+						if err := c.runPair(pair[0], pair[1], t, false); err != nil {
+							return err
+						}
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// gather puts machines together that fare alike but for their owners: of each
+// kind two, with different owners if there are, so that every kind of pair has
+// one between two machines.
+func gather(list []*machine, class func(*machine) uint32) [][]*machine {
+	type kind struct {
+		class     uint32
+		service   bool
+		household string
+	}
+	var out [][]*machine
+	place := make(map[kind]int)
+	for _, m := range list {
+		k := kind{class(m), m.service(), m.household}
+		n, ok := place[k]
+		switch {
+		case !ok:
+			place[k] = len(out)
+			out = append(out, []*machine{m})
+		case len(out[n]) == 1:
+			out[n] = append(out[n], m)
+		case out[n][0].owner == out[n][1].owner && m.owner != out[n][0].owner:
+			out[n][1] = m
+		}
+	}
+	return out
+}
+
+// pairsOf are the pairs that a packet can travel between: not from a machine to
+// itself, unless it stands for many.
+func pairsOf(srcs, dsts []*machine) (pairs [][2]*machine) {
+	for _, s := range srcs {
+		for _, d := range dsts {
+			if s != d || s.ghost() {
+				pairs = append(pairs, [2]*machine{s, d})
+			}
+		}
+	}
+	return pairs
+}
+
 func (c *compiler) runPair(src, dst *machine, t target, accept bool) *Error {
+	if err := c.spend(pairCost); err != nil {
+		return t.sel.at.errorf("the test cannot run: %v", err)
+	}
 	asked := rangesOf(t.ports, 0)
 	if dst.service() {
 		asked = intersect(asked, dst.offer)
