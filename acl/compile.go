@@ -135,7 +135,12 @@ func (c *compiler) compile() error {
 		return err
 	}
 	m := newMatrix(c.f, c.r)
-	m.rules(c.slots())
+	if m.most = maxMatrix; c.strict {
+		m.most = maxMatrixFresh
+	}
+	if err := m.rules(c.slots()); err != nil {
+		return err
+	}
 	if err := m.build(); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ type segmentBuilder struct {
 	open   []uint32
 	key    []byte
 	shared map[string]slotList // equal lists are stored once
+	work   int64               // how many slots were looked at
 }
 
 // event is a place at which a range of a slot begins, or has ended.
@@ -77,6 +78,7 @@ func (b *segmentBuilder) turn(e event) {
 
 // list stores the open slots: as numbers if they are few, as bits if not.
 func (b *segmentBuilder) list() slotList {
+	b.work += int64(len(b.open))
 	b.key = signature(b.key[:0], b.open)
 	if l, ok := b.shared[string(b.key)]; ok {
 		return l

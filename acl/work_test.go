@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -103,5 +104,31 @@ func TestD06_EndlessProofs(t *testing.T) {
 	}
 	if v := judge(f, testAddr4(256), testAddr4(257), ProtoTCP, 1); v.Allow {
 		t.Error("what a never forbids is allowed because it was not proven")
+	}
+}
+
+// TestA02_OverlapsAtSize: texts within the size limit that would cost gigabytes
+// or many seconds are refused soon.
+func TestA02_OverlapsAtSize(t *testing.T) {
+	w := &World{V4: testV4, V6: testV6, Admin: "a", Services: builtinServices()}
+	for i := range 10000 {
+		w.Peers = append(w.Peers, testPeer(uint16(256+i), fmt.Sprintf("p%d", i), "a", ""))
+	}
+	for i := range 40 {
+		w.Services = append(w.Services, testService(uint16(60+i), fmt.Sprintf("s%d", i), Port{ProtoTCP, uint16(1 + i), uint16(65535 - i)}))
+	}
+	var nested, groups, members []string
+	for i := range 11000 {
+		nested = append(nested, fmt.Sprintf(`{"action":"accept","src":["*"],"dst":["*:%d-%d"]}`, 1+i, 65535-i))
+		groups = append(groups, fmt.Sprintf(`"group:%d":["a@"]`, i))
+		members = append(members, fmt.Sprintf(`{"action":"accept","src":["group:%d"],"dst":["group:%d:1"]}`, i, i))
+	}
+	for name, text := range map[string]string{
+		"nested ranges": `{"acls":[` + strings.Join(nested, ",") + `]}`,
+		"equal groups":  `{"groups":{` + strings.Join(groups, ",") + `},"acls":[` + strings.Join(members, ",") + `]}`,
+	} {
+		if _, err := Compile(mustParse(t, text), w); !errors.Is(err, errMatrix) {
+			t.Errorf("%s: compiling says %v", name, err)
+		}
 	}
 }
