@@ -180,7 +180,7 @@ func (p *path) pass(s *scratch, b []byte, pkt *acl.Packet) {
 	if pkt.Proto() == acl.ProtoTCP && pkt.Flags()&acl.FlagSYN != 0 {
 		clampMSS(it.buf, pkt.HeaderLen(), p.mtu)
 	}
-	p.queue.push(s.lane, flowHash(b, pkt), it)
+	p.queue.push(s.lane, transitHash(b, pkt), it)
 }
 
 // outgoing judges and queues what our own stack sends.
@@ -304,6 +304,20 @@ func flowHash(b []byte, pkt *acl.Packet) uint32 {
 	}
 	h *= 0x85ebca6b
 	return h ^ h>>16
+}
+
+// transitHash spreads the flows of one sender over a quarter of the buckets of a
+// lane. Attack: a lane is all that goes to one peer, whoever it comes from, so a
+// sender with flows in every bucket would crowd out all other senders.
+func transitHash(b []byte, pkt *acl.Packet) uint32 {
+	var from uint32
+	if pkt.Is6() {
+		from = binary.BigEndian.Uint32(b[20:])
+	} else {
+		from = binary.BigEndian.Uint32(b[12:])
+	}
+	from *= 0x9e3779b1
+	return from>>16 + flowHash(b, pkt)%(flowsPerLane/4)
 }
 
 // The rest of tun.Device.

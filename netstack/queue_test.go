@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/peer"
 )
 
@@ -244,4 +245,35 @@ func TestBucket(t *testing.T) {
 	if n != 2*answerBurst {
 		t.Errorf("%d after a second, want %d", n, 2*answerBurst)
 	}
+}
+
+// TestQueueIsFairBetweenSenders: one sender with a thousand flows to a peer
+// leaves room for what others send there.
+func TestQueueIsFairBetweenSenders(t *testing.T) {
+	both(t, func(t *testing.T, addr func(*node) netip.Addr) {
+		q := newQueue(limitsFor(false))
+		l := newLane(q, 1)
+		to := netip.AddrPortFrom(addr(&node{index: 300}), 9)
+		send := func(from int, port uint16) bool {
+			b := rawUDP(netip.AddrPortFrom(addr(&node{index: from}), port), to, "x")
+			var p acl.Packet
+			if r := p.Parse(b); r != 0 {
+				t.Fatal(r)
+			}
+			return q.push(l, transitHash(b, &p), newCopy(b))
+		}
+		for port := range uint16(5000) {
+			send(257, 1000+port)
+		}
+		lost := 0
+		for other := range 100 {
+			if !send(400+other, 1000) {
+				lost++
+			}
+		}
+		// Some share a bucket with the flood.
+		if lost > 40 {
+			t.Errorf("%d of 100 other senders found no room", lost)
+		}
+	})
 }
