@@ -48,6 +48,7 @@ type tally struct {
 	passed, failed, skipped int
 	slow                    []timed
 	skips                   []string
+	told                    map[string]bool // what the compiler said, once for each text
 }
 
 // slowest is how long a test may take, in seconds, before it is named, and
@@ -59,7 +60,7 @@ const (
 
 // summarise reads events until the end of in and reports packages as they end.
 func summarise(in io.Reader, out io.Writer) (*tally, error) {
-	t := &tally{}
+	t := &tally{told: make(map[string]bool)}
 	suites := make(map[string]*suite)
 	builds := make(map[string]*strings.Builder)
 	lines := bufio.NewReader(in)
@@ -161,7 +162,13 @@ func (t *tally) close(s *suite, e *event, build string, out io.Writer) {
 		failed++ // it did not build, or TestMain, or the race detector after the last test
 	}
 	if e.Action == "fail" {
-		fmt.Fprintf(out, "%s%s", build, s.output.String())
+		// One broken package breaks all that import it, in the same words.
+		for line := range strings.Lines(build + s.output.String()) {
+			if !t.told[line] {
+				fmt.Fprint(out, line)
+			}
+			t.told[line] = true
+		}
 	}
 	t.passed, t.failed, t.skipped = t.passed+passed, t.failed+failed, t.skipped+skipped
 	if e.Action == "skip" && len(s.order) == 0 {
