@@ -6,12 +6,14 @@ import (
 	"debug/elf"
 	"debug/macho"
 	"debug/pe"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,16 +52,17 @@ func TestCross(t *testing.T) {
 		target  string
 		machine elf.Machine
 		emulate []string
+		memory  int // kB that its work may need beyond what `spoke --help` needs; 0 is not asked
 	}{
-		{"linux-amd64", elf.EM_X86_64, nil},
-		{"linux-arm64", elf.EM_AARCH64, []string{"qemu-aarch64-static"}},
-		{"linux-armv6", elf.EM_ARM, []string{"qemu-arm-static", "-cpu", "arm1176"}},
+		{"linux-amd64", elf.EM_X86_64, nil, 0},
+		{"linux-arm64", elf.EM_AARCH64, []string{"qemu-aarch64-static"}, 0},
+		{"linux-armv6", elf.EM_ARM, []string{"qemu-arm-static", "-cpu", "arm1176"}, 44 << 10}, // with its 20 MB at rest, 64 MB
 	} {
 		t.Run(linux.target, func(t *testing.T) {
 			program := cross(t, dist, linux.target)
 			static(t, program, linux.machine)
 			if linux.emulate != nil {
-				joins(t, append(linux.emulate, program))
+				joins(t, append(linux.emulate, program), linux.memory)
 			}
 		})
 	}
@@ -102,10 +105,14 @@ func static(t *testing.T, program string, machine elf.Machine) {
 
 // joins runs the program through its life: help, a refused invite, joining a
 // hub, and fetching a page through the tunnel.
-func joins(t *testing.T, program []string) {
-	if out := must(t, program, "", "--help"); !strings.Contains(out, "join") {
-		t.Errorf("help does not mention join:\n%s", out)
+func joins(t *testing.T, program []string, memory int) {
+	help := exec.CommandContext(t.Context(), program[0], append(program[1:len(program):len(program)], "--help")...)
+	if out, err := help.Output(); err != nil || !bytes.Contains(out, []byte("join")) {
+		t.Errorf("help does not mention join: %v\n%s", err, out)
 	}
+	// The emulator and the program's text, which on a real machine are not
+	// there or shared.
+	rest := int(help.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
 	dir := filepath.Join(t.TempDir(), "state")
 	if out, err := command(t, program, "warren1nonsense", "join", "-", "--dir", dir); err == nil {
 		t.Errorf("nonsense joined:\n%s", out)
@@ -144,6 +151,37 @@ func joins(t *testing.T, program []string) {
 	if out != "peer=pi" {
 		t.Errorf("the page said %q", out)
 	}
+	if memory > 0 {
+		if n := len(must(t, program, "", "get", "http://web.warren.internal/big", "--dir", dir)); n != bigPage {
+			t.Errorf("a large page has %d bytes, want %d", n, bigPage)
+		}
+		used := peakMemory(t, run.Process.Pid)
+		t.Logf("%d kB at the most, the emulator's memory included; %d kB for --help", used, rest)
+		if used-rest >= memory {
+			t.Errorf("the work needed %d kB, the most is %d", used-rest, memory)
+		}
+	}
+}
+
+// bigPage is what a spoke is made to carry before its memory is looked at, in
+// bytes: many times what its queues hold.
+const bigPage = 24 << 20
+
+// peakMemory is the most that a process ever had in memory, in kB.
+func peakMemory(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var kB int
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kB); err == nil {
+			return kB
+		}
+	}
+	t.Fatal("the kernel does not say how much memory it used")
+	return 0
 }
 
 // webServer answers with the name of the machine that asks.
@@ -153,6 +191,10 @@ func webServer(t *testing.T) string {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/big" {
+			_, _ = w.Write(make([]byte, bigPage))
+			return
+		}
 		_, _ = w.Write([]byte("peer=" + r.Header.Get("X-Warren-Peer")))
 	})}
 	done := make(chan struct{})
