@@ -142,6 +142,11 @@ func joins(t *testing.T, program []string, memory int) {
 			t.Logf("spoke run said:\n%s", &log)
 		}
 	}()
+	// Before that, `get` would open the tunnel itself, and be in the way.
+	hubtest.Until(t, "the spoke runs", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "spoke.sock"))
+		return err == nil
+	})
 	var out string
 	hubtest.Until(t, "the page came through the tunnel", func() bool {
 		var err error
