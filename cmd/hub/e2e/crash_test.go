@@ -23,7 +23,7 @@ func TestE09_KilledWhileJoining(t *testing.T) {
 	whole := time.Since(began)
 	t.Logf("a join takes %v", whole.Round(time.Millisecond))
 
-	const rounds = 24
+	const rounds = 20
 	before, after, done := 0, 0, 0
 	for n := range rounds {
 		name := fmt.Sprintf("box%d", n)
@@ -40,6 +40,9 @@ func TestE09_KilledWhileJoining(t *testing.T) {
 		m.startHub()
 
 		joined := m.invariants(t, name)
+		again := box.run(t, code, join...)
+		// The spoke may have been killed between storing its name and saying so.
+		finished = finished || again.code != 0 && strings.Contains(again.errs, "has joined a mesh already")
 		switch {
 		case finished && !joined:
 			t.Fatalf("%s was told that it has joined; the hub does not know it", name)
@@ -51,8 +54,8 @@ func TestE09_KilledWhileJoining(t *testing.T) {
 		default:
 			before++
 		}
-		if r := box.run(t, code, join...); r.code != 0 {
-			t.Fatalf("%s cannot finish its join (peer on the hub: %v): %s", name, joined, r.errs)
+		if again.code != 0 {
+			t.Fatalf("%s cannot finish its join (peer on the hub: %v): %s", name, joined, again.errs)
 		}
 		if !m.invariants(t, name) {
 			t.Fatalf("%s has joined; the hub does not know it", name)

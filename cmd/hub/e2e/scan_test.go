@@ -91,22 +91,15 @@ func scanUDP(t *testing.T, from *machine, src, dst string, rounds int) (silent [
 		if len(silent) <= 1 {
 			break
 		}
-		sent := make(chan error, 1)
-		go func() {
-			sent <- paced(silent, func(port uint16) error {
-				_, err := conn.WriteToUDPAddrPort([]byte("anybody there?"), netip.AddrPortFrom(to, port))
-				return err
-			})
-		}()
-		icmp.receive(func(b []byte) {
+		icmp.round(silent, func(port uint16) error {
+			_, err := conn.WriteToUDPAddrPort([]byte("anybody there?"), netip.AddrPortFrom(to, port))
+			return err
+		}, func(b []byte) {
 			// Ours is the quoted datagram: after its IP header the ports.
 			if len(b) >= 8+header+4 && b[0] == kind {
 				closed[binary.BigEndian.Uint16(b[8+header+2:])] = true
 			}
 		})
-		if err := <-sent; err != nil {
-			t.Fatal(err)
-		}
 	}
 	conn.Close()
 	return silent, <-counted
@@ -124,11 +117,19 @@ func scanFromInside(t *testing.T, m *mesh, p *phone) {
 	for name, want := range map[string][]uint16{"hub": nil, "page": {80}} {
 		for i, src := range []string{p.v4, p.v6} {
 			t.Run(name+[]string{"/v4", "/v6"}[i], func(t *testing.T) {
-				answers := newProbe(t, p.machine, src, addrs[name][i], unix.IPPROTO_TCP).scanTCP(2)
+				// Before the scan, which uses up what the hub answers one peer.
+				one := newProbe(t, p.machine, src, addrs[name][i], unix.IPPROTO_TCP)
+				for _, port := range want {
+					until(t, "what is open answers", func() (open bool) {
+						one.round([]uint16{port}, one.syn, func(b []byte) { open = open || len(b) >= 20 && b[13]&flagSYN != 0 })
+						return open
+					})
+				}
+				answers := one.scanTCP(1)
 				open := ports(func(p int) bool { return answers[p]&flagSYN != 0 })
 				refused := ports(func(p int) bool { return answers[p]&flagRST != 0 })
-				if !slices.Equal(open, want) {
-					t.Errorf("open: %v, want %v", open, want)
+				if extra := slices.DeleteFunc(open, func(p uint16) bool { return slices.Contains(want, p) }); len(extra) > 0 {
+					t.Errorf("open: %v, besides %v", extra, want)
 				}
 				t.Logf("%d of 65,535 ports were refused aloud, the others in silence", len(refused))
 			})

@@ -265,20 +265,32 @@ func (p *probe) scanTCP(rounds int) *[65536]byte {
 		if len(silent) == 0 {
 			break
 		}
-		var sending error
-		go func() {
-			sending = paced(silent, p.syn)
-		}()
-		p.receive(func(b []byte) {
+		p.round(silent, p.syn, func(b []byte) {
 			if len(b) >= 20 && binary.BigEndian.Uint16(b[2:]) == srcPort {
 				answers[binary.BigEndian.Uint16(b)] |= b[13]
 			}
 		})
-		if sending != nil {
-			p.t.Fatal(sending)
-		}
 	}
 	return &answers
+}
+
+// round asks each port once and takes what comes back, until it is quiet.
+func (p *probe) round(list []uint16, ask func(uint16) error, take func(payload []byte)) {
+	p.t.Helper()
+	sent := make(chan error, 1)
+	go func() { sent <- paced(list, ask) }()
+	for {
+		p.receive(take)
+		select {
+		case err := <-sent:
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			p.receive(take)
+			return
+		default:
+		}
+	}
 }
 
 // ports lists those of 1 to 65535 that fit.
