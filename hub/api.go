@@ -64,7 +64,7 @@ func (s *Server) api() http.Handler {
 		if err != nil {
 			return control.InviteReply{}, err
 		}
-		return control.InviteReply{Code: code.Reveal(), Expires: code.Expires}, nil
+		return control.InviteReply{Code: code.Reveal(), Expires: code.Expires, Note: s.unmeant(&spec)}, nil
 	})
 	handle(mux, s, "phone", s.Phone)
 	handle(mux, s, "peers", func(context.Context, string, struct{}) ([]control.PeerInfo, error) { return s.Peers(), nil })

@@ -63,6 +63,16 @@ type InitConfig struct {
 	Now func() time.Time
 }
 
+// Check says in one sentence what is wrong with the values, before anything is
+// touched. Init checks again.
+func (c InitConfig) Check() error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	_, err := store.NewPlan(c.Network)
+	return err
+}
+
 func (c *InitConfig) validate() error {
 	if c.Network == (netip.Prefix{}) {
 		c.Network = netip.MustParsePrefix(defaultNetwork)

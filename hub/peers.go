@@ -98,6 +98,24 @@ func (s *Server) checkDeclared(spec *control.PeerSpec) error {
 	return nil
 }
 
+// unmeant says why no rule of the live policy may mean a machine, in words for
+// its admin, and is empty if one can. That is no error: a policy may be written
+// after the machine is there.
+func (s *Server) unmeant(spec *control.PeerSpec) string {
+	switch {
+	case len(spec.Tags) > 0 || spec.Household != "" && spec.Owner != "":
+		return ""
+	case spec.Owner == "":
+		return "it has no owner and no tag, so rules for users and tags do not mean it; see --owner and --tag"
+	}
+	policy, err := acl.Parse(s.snap.Load().policy.Text)
+	if err != nil || policy.HouseholdOf(&peer.Peer{Owner: spec.Owner}) != "" {
+		return ""
+	}
+	return "the policy lists " + spec.Owner + "@ in no household, so hardly a rule means this machine yet; is the name right? " +
+		"To add them: hub acl show > p; edit p; hub acl apply p"
+}
+
 // Invite makes a code that lets one machine join.
 func (s *Server) Invite(ctx context.Context, actor string, spec control.PeerSpec) (invite.Code, error) {
 	if spec.TTL == 0 {
@@ -149,7 +167,7 @@ func detail(spec *control.PeerSpec) map[string]string {
 
 func nameTaken(err error, name string) error {
 	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict) {
-		return refused("choose another name, or remove that one first: hub peer rm "+name, "the name %q or its key is taken", name)
+		return refused("choose another name, or remove that one first: hub peer rm "+name, "the name %q is taken", name)
 	}
 	return err
 }
@@ -180,7 +198,7 @@ func (s *Server) Phone(ctx context.Context, actor string, req control.PhoneReque
 	}
 	return control.PhoneReply{
 		Peer: added.Peer, PSK: psk.RevealText(), Hub: s.key.Public(), Endpoint: s.set.endpoint,
-		Networks: s.networks(), DNS: s.dnsAddrs(), Domain: s.set.domain, MTU: tunnelMTU,
+		Networks: s.networks(), DNS: s.dnsAddrs(), Domain: s.set.domain, MTU: tunnelMTU, Note: s.unmeant(&req.PeerSpec),
 	}, nil
 }
 
@@ -311,6 +329,10 @@ func (s *Server) Peers() []control.PeerInfo {
 	}
 	out := make([]control.PeerInfo, 0, len(snap.peers)+len(snap.invites))
 	for _, p := range snap.peers {
+		// With the household that the policy goes by, its owner's perhaps.
+		if lives, ok := snap.roster.ByKey(p.PublicKey); ok {
+			p.Household = lives.Household
+		}
 		info := control.PeerInfo{Peer: p.Peer, Handshake: p.LastHandshake, Refused: refusals[p.V4]}
 		st := live[p.PublicKey]
 		info.RxBytes, info.TxBytes = st.RxBytes, st.TxBytes

@@ -282,7 +282,7 @@ func (s *Server) DiffPolicy(ctx context.Context, text []byte) (control.DiffReply
 		return control.DiffReply{}, err
 	}
 	delta := acl.Diff(snap.filter, candidate, recorded)
-	reply := control.DiffReply{Warnings: warnings}
+	reply := control.DiffReply{Opened: []string{}, Closed: []string{}, Hit: []control.FlowHit{}, Warnings: warnings}
 	for _, o := range delta.Opened {
 		reply.Opened = append(reply.Opened, o.String())
 	}
@@ -322,7 +322,7 @@ func (s *Server) Explain(req control.ExplainRequest) (control.ExplainReply, erro
 		src, dst = snap.sameFamily(src, dst)
 	}
 	ex := snap.filter.Explain(src, dst, proto, port)
-	return control.ExplainReply{Allowed: ex.Allowed, Text: ex.String(), Recent: s.recent(src, dst, proto, port)}, nil
+	return control.ExplainReply{Allowed: ex.Allowed, Text: strings.TrimSpace(ex.String()), Recent: s.recent(src, dst, proto, port)}, nil
 }
 
 // splitDst reads NAME:PORT[/proto]; ICMP needs no port.

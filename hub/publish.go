@@ -27,7 +27,7 @@ func (s *Server) Publish(ctx context.Context, actor string, req control.PublishR
 		err = target.Refuse(s.networks())
 	}
 	if err != nil {
-		return control.ServiceInfo{}, refused("write it as http://127.0.0.1:8123 or tcp://127.0.0.1:22", "target %.200q: %v", req.Target, err)
+		return control.ServiceInfo{}, refused("write it as http://127.0.0.1:8123 or tcp://127.0.0.1:22", "%v", err)
 	}
 	port := req.Port
 	if port == 0 {

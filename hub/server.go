@@ -149,7 +149,7 @@ func (s *Server) openStore(ctx context.Context) (err error) {
 		Key: key, Now: s.cfg.Now, Logger: s.log,
 	})
 	if err != nil {
-		return fmt.Errorf("opening store: %w", err)
+		return err
 	}
 	return s.store.View(ctx, func(tx *store.Tx) error {
 		if s.set, err = loadSettings(tx); err != nil {

@@ -69,7 +69,11 @@ func (s *Server) recent(src, dst netip.Addr, proto acl.Proto, port uint16) strin
 			if f.Allowed {
 				did = "allowed"
 			}
-			return fmt.Sprintf("%s %d times, last %s ago", did, f.Count, s.cfg.Now().Sub(f.Last).Round(time.Second))
+			times := fmt.Sprintf("%d times, last", f.Count)
+			if f.Count == 1 {
+				times = "once,"
+			}
+			return fmt.Sprintf("%s %s %s ago", did, times, s.cfg.Now().Sub(f.Last).Round(time.Second))
 		}
 	}
 	return ""

@@ -134,7 +134,7 @@ func printDiff(w io.Writer, d control.DiffReply) {
 		if h.WouldOpen {
 			would = "would be allowed"
 		}
-		fmt.Fprintf(w, "! %s %s: seen %d times, last %s\n", h.Flow, would, h.Count, cli.Ago(h.Last))
+		fmt.Fprintf(w, "! %s %s: seen %s, last %s\n", h.Flow, would, cli.Plural(h.Count, "time"), cli.Ago(h.Last))
 	}
 }
 
@@ -223,9 +223,9 @@ func (a *app) aclHistory() *cobra.Command {
 			if a.json {
 				return cli.JSON(cmd.OutOrStdout(), rows)
 			}
-			table := [][]string{{"GENERATION", "WHEN", "BY", "BYTES", ""}}
+			table := [][]string{{"GENERATION", "WHEN", "BY", "BYTES", "NOTE"}}
 			for _, p := range rows {
-				note := " "
+				note := ""
 				switch {
 				case p.Live && !p.ConfirmBy.IsZero():
 					note = "live, waits to be confirmed"

@@ -36,9 +36,7 @@ cannot be forged by the asker. A tcp:// target is served on its own port.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s (%s), %s\n", info.Name, info.FQDN, info.Addrs[0], strings.Join(info.Ports, " "))
-			if info.Note != "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "  hint: %s\n", info.Note)
-			}
+			note(cmd, info.Note)
 			return nil
 		}}
 	cmd.Flags().Uint16Var(&req.Port, "port", 0, "port in the tunnel (default: 80 for http, the target's own for tcp)")
@@ -213,7 +211,7 @@ func details(m map[string]string) string {
 
 func (a *app) auditVerifyCmd() *cobra.Command {
 	var checkpoint string
-	cmd := &cobra.Command{Use: "verify", Args: cobra.NoArgs, Short: "Verify that nothing in the audit log was altered",
+	cmd := a.jsonFlag(&cobra.Command{Use: "verify", Args: cobra.NoArgs, Short: "Verify that nothing in the audit log was altered",
 		Long: `Walks the whole chain and names the first entry that does not fit.
 
 It prints a checkpoint. Keep one elsewhere, and give it back with --checkpoint:
@@ -224,12 +222,19 @@ before it.`,
 			if err := a.call(cmd, "audit/verify", checkpoint, &v); err != nil {
 				return err
 			}
+			if a.json {
+				if err := cli.JSON(cmd.OutOrStdout(), v); err != nil {
+					return err
+				}
+			}
 			if v.Bad != nil {
 				return fmt.Errorf("the audit log was altered: %s", v.Why)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d entries, unbroken.\ncheckpoint %s\n", v.Entries, v.Head)
+			if !a.json {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s, unbroken.\ncheckpoint %s\n", cli.Plural(v.Entries, "entry"), v.Head)
+			}
 			return nil
-		}}
+		}})
 	cmd.Flags().StringVar(&checkpoint, "checkpoint", "", "a checkpoint printed earlier that must still be in the chain")
 	return cmd
 }

@@ -34,7 +34,7 @@ func root() *cobra.Command {
 	a := &app{}
 	cmd := &cobra.Command{
 		Use:     "hub",
-		Short:   "A private mesh and assistant that only its own machines can reach",
+		Short:   "A private mesh that only its own machines can reach",
 		Version: version,
 		Long: `hub runs the appliance and administers it.
 

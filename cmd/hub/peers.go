@@ -29,8 +29,8 @@ func (a *app) inviteCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "invite NAME", GroupID: "who", Args: cobra.ExactArgs(1),
 		Short: "Print a one-line invite that lets one machine join",
-		Long: `Prints an invite and nothing else. Give the line to the machine that is to be
-NAME, and there: spoke join LINE
+		Long: `Prints an invite, one line. Give it to the machine that is to be NAME, and
+there: spoke join LINE
 
 Whoever has the line can join in its place, once, until it expires; send it
 like a password. Withdraw one that was not used with: hub peer rm NAME`,
@@ -43,6 +43,7 @@ like a password. Withdraw one that was not used with: hub peer rm NAME`,
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), reply.Code)
+			note(cmd, reply.Note)
 			return nil
 		},
 	}
@@ -97,7 +98,7 @@ func (a *app) phone(cmd *cobra.Command, p *phoneFlags) (err error) {
 		return cli.Usage("a QR code needs the private key, which stays on the phone with --public-key; use --conf")
 	case p.public != "":
 		if req.PublicKey, err = peer.ParsePublicKey(p.public); err != nil {
-			return fmt.Errorf("--public-key: %w", err)
+			return cli.Usage("--public-key: %w", err)
 		}
 	default:
 		if key, err = peer.NewPrivateKey(); err != nil {
@@ -121,7 +122,18 @@ func (a *app) phone(cmd *cobra.Command, p *phoneFlags) (err error) {
 		}
 		return err
 	}
-	return showPhone(cmd.OutOrStdout(), cmd.ErrOrStderr(), key, reply, p.conf || p.public != "", picture)
+	if err := showPhone(cmd.OutOrStdout(), cmd.ErrOrStderr(), key, reply, p.conf || p.public != "", picture); err != nil {
+		return err
+	}
+	note(cmd, reply.Note)
+	return nil
+}
+
+// note prints what the hub adds to a success.
+func note(cmd *cobra.Command, text string) {
+	if text != "" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "  hint: %s\n", text)
+	}
 }
 
 func showPhone(out, errs io.Writer, key peer.PrivateKey, reply control.PhoneReply, conf bool, picture *os.File) error {
@@ -234,12 +246,5 @@ func (a *app) peerCmd() *cobra.Command {
 
 // printCut says what an edit did to running traffic.
 func printCut(w io.Writer, what string, c control.Change) {
-	fmt.Fprintf(w, "%s; %s cut in %s.\n", what, plural(c.Cut, "connection"), c.Took.Round(10*time.Microsecond))
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	fmt.Fprintf(w, "%s; %s cut in %s.\n", what, cli.Plural(c.Cut, "connection"), c.Took.Round(10*time.Microsecond))
 }

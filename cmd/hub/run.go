@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -63,11 +64,14 @@ address or DNS name and the UDP port (51820 unless you forward another).`,
 			}
 			if network != "" {
 				if cfg.Network, err = netip.ParsePrefix(network); err != nil {
-					return fmt.Errorf("network %.80q is not a prefix, as in 10.77.0.0/16", network)
+					return cli.Usage("--network %.80q is not a prefix, as in 10.77.0.0/16", network)
 				}
 			}
 			if cfg.Key, err = keys.key(); err != nil {
 				return err
+			}
+			if err := cfg.Check(); err != nil {
+				return cli.Usage("%w", err)
 			}
 			if err := hub.Init(cmd.Context(), cfg); err != nil {
 				return err
@@ -76,7 +80,11 @@ address or DNS name and the UDP port (51820 unless you forward another).`,
 			if cfg.Key.IsZero() {
 				fmt.Fprintf(cmd.OutOrStdout(), "Its store opens with %s/hub.key: keep a copy elsewhere, or a backup (hub backup).\n", a.dir)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Next: hub run --dir %s\n", a.dir)
+			next := "hub run --dir " + a.dir
+			if _, port, _ := net.SplitHostPort(cfg.Endpoint); port != strconv.Itoa(hub.DefaultPort) {
+				next += " --listen :" + port
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Next: %s\n", next)
 			return nil
 		},
 	}
@@ -152,6 +160,10 @@ func run(ctx context.Context, cfg hub.Config) error {
 	}
 	srv, err := hub.New(ctx, cfg)
 	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return cli.Hint(fmt.Errorf("the UDP port is taken by another program, another hub perhaps: %w", err),
+				"stop that one, or choose another port: hub run --listen :PORT")
+		}
 		if errors.Is(err, store.ErrWrongKey) {
 			return cli.Hint(err, "bring back the hub.key that belongs to this store, or restore a backup: hub restore FILE")
 		}

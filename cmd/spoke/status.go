@@ -97,7 +97,7 @@ func printStatus(w io.Writer, s *spoke.Status) error {
 		if r.Port != 0 {
 			to += ":" + strconv.Itoa(int(r.Port))
 		}
-		rows = append(rows, []string{"  " + r.From, "to " + to + "/" + r.Proto, fmt.Sprintf("%d times", r.Count), cli.Ago(r.Last), r.Reason})
+		rows = append(rows, []string{"  " + r.From, "to " + to + "/" + r.Proto, cli.Plural(r.Count, "time"), cli.Ago(r.Last), r.Reason})
 	}
 	return cli.Table(w, rows)
 }
@@ -172,6 +172,9 @@ func (a *app) ping(cmd *cobra.Command, m mesh, host string, count int) error {
 		}
 	}
 	if answers == 0 {
+		if errors.Is(last, context.DeadlineExceeded) {
+			last = errors.New("nothing came back in time")
+		}
 		return cli.Hint(fmt.Errorf("%s did not answer: %w", host, last), "is it on? see: spoke status")
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"syscall"
 )
@@ -82,9 +83,15 @@ func (c *Client) open(ctx context.Context, command string, req any) (io.ReadClos
 	return nil, refusal
 }
 
-// explain turns the three ways of not reaching a hub into what to do.
+// explain turns the ways of not reaching a hub into what to do.
 func (c *Client) explain(err error) error {
+	_, dir := os.Stat(c.dir)
 	switch {
+	case errors.Is(dir, fs.ErrNotExist):
+		return &Error{
+			Message: "there is no hub in " + c.dir,
+			Hint:    "say where it is with --dir, or make one: hub init --dir " + c.dir + " --endpoint HOST:PORT",
+		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return &Error{
 			Message: "no hub is running on " + c.dir,

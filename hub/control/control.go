@@ -48,6 +48,7 @@ type PeerSpec struct {
 type InviteReply struct {
 	Code    string    `json:"code"`
 	Expires time.Time `json:"expires"`
+	Note    string    `json:"note,omitempty"` // what the admin may have overlooked
 }
 
 // PhoneRequest adds a machine that runs the stock WireGuard app. The key pair
@@ -68,6 +69,7 @@ type PhoneReply struct {
 	DNS      []netip.Addr   `json:"dns"`
 	Domain   string         `json:"domain"`
 	MTU      int            `json:"mtu"`
+	Note     string         `json:"note,omitempty"` // what the admin may have overlooked
 }
 
 // PeerInfo is one row of `hub peers`.

@@ -12,7 +12,7 @@ var (
 	// ErrExists: the name, key or store is taken.
 	ErrExists = errors.New("it exists already")
 	// ErrInvalid: the value is refused; nothing was changed.
-	ErrInvalid = errors.New("the value is not acceptable")
+	ErrInvalid = errors.New("not acceptable")
 	// ErrFull: no address is left in the range.
 	ErrFull = errors.New("no address is free")
 	// ErrInviteSpent: the invite was used by another key, has expired, was

@@ -71,7 +71,11 @@ func Main(ctx context.Context, root *cobra.Command, args []string) int {
 		return Failed
 	}
 	out := cmd.ErrOrStderr()
-	fmt.Fprintf(out, "%s: %s\n", root.Name(), oneLine(err.Error()))
+	said, meant, _ := strings.Cut(err.Error(), "\n\nDid you mean this?") // as cobra puts it
+	fmt.Fprintf(out, "%s: %s\n", root.Name(), oneLine(said))
+	if meant != "" {
+		fmt.Fprintf(out, "  hint: did you mean %s?\n", strings.Join(strings.Fields(meant), " or "))
+	}
 	if h, ok := errors.AsType[*hinted](err); ok && h.hint != "" {
 		fmt.Fprintf(out, "  hint: %s\n", oneLine(h.hint))
 	}
@@ -83,19 +87,38 @@ func Main(ctx context.Context, root *cobra.Command, args []string) int {
 	return Failed
 }
 
-// markUsage makes a wrong number of arguments a misuse, for every command.
+// markUsage makes a wrong number of arguments a misuse, for every command, and
+// says which arguments it takes.
 func markUsage(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return &usage{err}
+			if check(c, args) == nil {
+				return nil
 			}
-			return nil
+			if c.HasSubCommands() && len(args) > 0 {
+				return Usage("there is no command %q in %s", args[0], c.CommandPath())
+			}
+			_, takes, _ := strings.Cut(c.Use, " ")
+			if takes == "" || strings.HasPrefix(takes, "-") {
+				takes = "no argument"
+			}
+			return Usage("%s takes %s; %s given", strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" "), takes, given(len(args)))
 		}
 	}
 	for _, sub := range cmd.Commands() {
 		markUsage(sub)
 	}
+}
+
+// given counts arguments in words.
+func given(n int) string {
+	switch n {
+	case 0:
+		return "none is"
+	case 1:
+		return "1 is"
+	}
+	return fmt.Sprintf("%d are", n)
 }
 
 // oneLine keeps what others wrote (a name, a file) from moving the cursor or
@@ -119,7 +142,7 @@ func JSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// Table prints rows in columns. The first row is the heading.
+// Table prints rows in columns. Blanks before a row's first cell indent it.
 func Table(w io.Writer, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
@@ -129,6 +152,9 @@ func Table(w io.Writer, rows [][]string) error {
 			}
 			if cell == "" {
 				cell = "-"
+			}
+			if i == 0 {
+				fmt.Fprint(tw, cell[:len(cell)-len(strings.TrimLeft(cell, " "))])
 			}
 			fmt.Fprint(tw, oneLine(cell))
 		}
@@ -158,6 +184,17 @@ func Span(d time.Duration) string {
 		return fmt.Sprintf("%dh", d/time.Hour)
 	}
 	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// Plural counts things: "1 time", "2 times", "3 entries".
+func Plural[N int | uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	if stem, ok := strings.CutSuffix(noun, "y"); ok {
+		noun = stem + "ie"
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // Bytes is a size in one binary unit.
