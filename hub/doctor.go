@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/cpu"
@@ -16,6 +17,7 @@ import (
 	"github.com/warrenmesh/warren/hub/confine"
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/netstack/udp"
+	"github.com/warrenmesh/warren/services/publish"
 )
 
 // check is one question about the hub's health. Each returns what it found
@@ -165,13 +167,42 @@ func (s *Server) checkEndpoint(ctx context.Context) finding {
 	return fine("%s (%s)", s.set.endpoint, host)
 }
 
-func (s *Server) checkServices(context.Context) finding {
+func (s *Server) checkServices(ctx context.Context) finding {
 	for _, svc := range s.Services() {
 		if svc.Host == "hub" && svc.Note != "" {
 			return wrong("", "%s: %s", svc.Name, svc.Note)
 		}
 	}
-	return fine("%d names", len(s.Services()))
+	silent := s.silentTargets(ctx)
+	if len(silent) > 0 {
+		return odd("start it, or take the name away: hub unpublish "+silent[0].Name, "nothing answers where %s leads: %s", silent[0].Name, silent[0].Target)
+	}
+	return fine("%d names, every target answers", len(s.Services()))
+}
+
+// silentTargets asks every target that is published, all at once.
+func (s *Server) silentTargets(ctx context.Context) []control.ServiceInfo {
+	services := s.Services()
+	answers := make([]bool, len(services))
+	var wg sync.WaitGroup
+	for i, svc := range services {
+		t, err := publish.ParseTarget(svc.Target)
+		if err != nil {
+			answers[i] = true // no target of ours: the hub itself, or a machine
+			continue
+		}
+		wg.Go(func() {
+			answers[i] = t.Probe(ctx, s.networks()) == nil
+		})
+	}
+	wg.Wait()
+	var silent []control.ServiceInfo
+	for i, svc := range services {
+		if !answers[i] {
+			silent = append(silent, svc)
+		}
+	}
+	return silent
 }
 
 func (s *Server) checkNames(ctx context.Context) finding {

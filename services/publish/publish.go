@@ -116,14 +116,7 @@ func New(c Config) (*Publisher, error) {
 	// The check is made on the very address the socket is about to connect to,
 	// after any name was resolved: a name may have two answers (S-02).
 	p.dialer.ControlContext = func(ctx context.Context, network, address string, rc syscall.RawConn) error {
-		ap, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return fmt.Errorf("checking address %q: %w", address, err)
-		}
-		if ap.Port() != c.Target.Port {
-			return errors.New("the port is not the published one")
-		}
-		if err := checkAddr(ap.Addr(), c.Overlay); err != nil {
+		if err := c.Target.admits(address, c.Overlay); err != nil {
 			return err
 		}
 		if nextCtx != nil {

@@ -1,12 +1,15 @@
 package publish
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/warrenmesh/warren/services"
 )
@@ -221,4 +224,29 @@ func (t Target) Refuse(overlay []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// admits says why a socket may not connect to this address for the target.
+func (t Target) admits(address string, overlay []netip.Prefix) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("checking address %q: %w", address, err)
+	}
+	if ap.Port() != t.Port {
+		return errors.New("the port is not the published one")
+	}
+	return checkAddr(ap.Addr(), overlay)
+}
+
+// Probe connects to the target and hangs up: nil means that something answers
+// there. It dials what a publisher would dial and nothing else.
+func (t Target) Probe(ctx context.Context, overlay []netip.Prefix) error {
+	d := net.Dialer{Timeout: dialTimeout, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		return t.admits(address, overlay)
+	}}
+	c, err := d.DialContext(ctx, "tcp", t.addr())
+	if err != nil {
+		return fmt.Errorf("probing %s: %w", t, err)
+	}
+	return c.Close()
 }
