@@ -43,6 +43,7 @@ type Client struct {
 
 	work     gosync.WaitGroup // what Run has in the background
 	looking  atomic.Bool      // for the endpoint's addresses
+	leaving  atomic.Bool
 	knocking atomic.Bool
 	called   atomic.Pointer[time.Time] // when the hub last said that it calls back
 
@@ -222,13 +223,14 @@ func (c *Client) forget(ctx context.Context) error {
 	}), leaveTime)
 	defer cancel()
 	connected := c.Status().Connected
+	c.leaving.Store(true) // the hub ends every other question with us
 	err := c.sync.Leave(ctx)
 	switch p, ok := errors.AsType[*sync.Problem](err); {
 	case ok && p.Status == http.StatusForbidden:
 		err = nil // the hub has forgotten first
 	case err != nil && !ok && sent && connected:
 		// A peer that the hub has removed hears nothing more, not even that.
-		c.log.Info("the hub did not confirm that this machine has left")
+		c.log.Debug("the hub did not confirm that this machine has left")
 		err = nil
 	}
 	if err := c.vault.Apply(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil}); err != nil {

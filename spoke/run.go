@@ -280,7 +280,7 @@ func (c *Client) trouble(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if text != c.lastError && err != nil {
+	if text != c.lastError && err != nil && !c.leaving.Load() {
 		c.log.Info("the hub cannot be asked", "err", err)
 	}
 	c.lastError = text
