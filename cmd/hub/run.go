@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -164,7 +165,7 @@ func run(ctx context.Context, cfg hub.Config) error {
 			return cli.Hint(fmt.Errorf("the UDP port is taken by another program, another hub perhaps: %w", err),
 				"stop that one, or choose another port: hub run --listen :PORT")
 		}
-		if errors.Is(err, store.ErrWrongKey) {
+		if errors.Is(err, store.ErrWrongKey) || errors.Is(err, store.ErrKeyFile) && errors.Is(err, fs.ErrNotExist) {
 			return cli.Hint(err, "bring back the hub.key that belongs to this store, or restore a backup: hub restore FILE")
 		}
 		return err

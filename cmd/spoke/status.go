@@ -104,7 +104,7 @@ func printStatus(w io.Writer, s *spoke.Status) error {
 
 // pong is one line of ping.
 type pong struct {
-	Address string  `json:"address"`
+	Address string  `json:"address,omitempty"`
 	Millis  float64 `json:"ms"`
 	Error   string  `json:"error,omitempty"`
 }
@@ -150,7 +150,12 @@ func (a *app) ping(cmd *cobra.Command, m mesh, host string, count int) error {
 		if errors.Is(err, spoke.ErrPolicy) || errors.Is(err, spoke.ErrNoName) || errors.Is(err, spoke.ErrNotMesh) {
 			return err // it will not be otherwise the next time
 		}
-		p := pong{Address: addr.String(), Millis: float64(took.Microseconds()) / 1000}
+		p := pong{Millis: float64(took.Microseconds()) / 1000}
+		who := host
+		if addr.IsValid() {
+			p.Address = addr.String()
+			who += " (" + p.Address + ")"
+		}
 		if err != nil {
 			last, p.Error = err, err.Error()
 		} else {
@@ -161,9 +166,9 @@ func (a *app) ping(cmd *cobra.Command, m mesh, host string, count int) error {
 			continue
 		}
 		if err != nil {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s): no answer\n", host, p.Address)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: no answer\n", who)
 		} else {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s): %.1f ms\n", host, p.Address, p.Millis)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %.1f ms\n", who, p.Millis)
 		}
 	}
 	if a.json {

@@ -99,7 +99,7 @@ func LoadKey(path string) (Key, error) {
 func loadKey(path string, forbidden fs.FileMode) (Key, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Key{}, fmt.Errorf("%w: opening %w", ErrKeyFile, err)
+		return Key{}, fmt.Errorf("%w: %w", ErrKeyFile, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
