@@ -45,7 +45,9 @@ func TestR05_HubRestart(t *testing.T) {
 	until(t, "the spoke reads", s.reads)
 	m.settled("ann-phone")
 	m.settled("laptop")
-
+	// A stock phone asks for a handshake 15 s after it spoke and heard nothing:
+	// from now on.
+	p.curl("http://page.warren.internal/")
 	m.killHub()
 	// The phone has one packet to send, into its dead session, and no more: it
 	// is asked to ping once, and waits.
