@@ -103,15 +103,20 @@ func (m *matrixBuilder) rules(slots []slot) error {
 	for rel := range m.relatives {
 		m.relatives[rel] = make([][]uint32, len(slots))
 	}
-	var src, dst ordered
+	var src, never, dst ordered
 	for i := range slots {
 		for _, s := range slots[i].rule.src {
-			src.add(s, uint32(i))
+			if slots[i].never {
+				never.add(s, uint32(i))
+			} else {
+				src.add(s, uint32(i))
+			}
 		}
 		m.ruleAtoms(i, &dst)
 	}
-	m.sign(&src, m.srcLists, m.srcSig)
-	counts := m.sign(&dst, m.dstLists, m.dstSig)
+	m.sign(&src, m.r.find, m.srcLists, m.srcSig)
+	m.sign(&never, m.r.speakers, m.srcLists, m.srcSig)
+	counts := m.sign(&dst, m.r.find, m.dstLists, m.dstSig)
 	for _, n := range counts {
 		m.wide = append(m.wide, n > len(m.f.machines)/wideShare)
 	}
@@ -150,13 +155,13 @@ func (m *matrixBuilder) ruleAtoms(i int, dst *ordered) {
 }
 
 // sign gives each selector's list a number and notes it with the machines that
-// the selector means. It returns how many machines are on each list.
-func (m *matrixBuilder) sign(o *ordered, numbers *lists, sigs [][]uint32) []int {
+// find says the selector means. It returns how many machines are on each list.
+func (m *matrixBuilder) sign(o *ordered, find func(selector) []int32, numbers *lists, sigs [][]uint32) []int {
 	var counts []int
 	for i, l := range o.lists {
 		slices.Sort(l)
 		n := numbers.number(slices.Compact(l))
-		found := m.r.find(o.sels[i])
+		found := find(o.sels[i])
 		for len(counts) <= int(n) {
 			counts = append(counts, 0)
 		}

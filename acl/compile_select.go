@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/warrenmesh/warren/peer"
 )
 
 // resolver answers which machines a selector means. Each attribute has an
@@ -20,6 +22,7 @@ type resolver struct {
 	byHousehold map[string][]int32
 	byName      map[string][]int32
 	byService   map[string][]int32
+	hosted      map[peer.ID][]int32 // services by the machine that offers them
 	groups      map[string]*membership
 	hosts       map[string]*host
 	placed      int // how many machines have an address; they come first
@@ -28,7 +31,7 @@ type resolver struct {
 func newResolver(f *Filter, p *Policy) *resolver {
 	r := &resolver{
 		f: f, byOwner: make(map[string][]int32), byTag: make(map[string][]int32), byHousehold: make(map[string][]int32),
-		byName: make(map[string][]int32, len(f.machines)), byService: make(map[string][]int32),
+		byName: make(map[string][]int32, len(f.machines)), byService: make(map[string][]int32), hosted: make(map[peer.ID][]int32),
 		groups: make(map[string]*membership), hosts: make(map[string]*host),
 	}
 	for i := range f.machines {
@@ -52,6 +55,9 @@ func (r *resolver) add(i int32, m *machine) {
 	}
 	if m.service() {
 		r.byService[m.name] = append(r.byService[m.name], i)
+		if m.host != "" {
+			r.hosted[m.host] = append(r.hosted[m.host], i)
+		}
 		if m.flags&flagEnrol == 0 {
 			r.all, r.services = append(r.all, i), append(r.services, i)
 		}
@@ -114,6 +120,24 @@ func (r *resolver) find(s selector) []int32 {
 		return r.within(s.prefix)
 	}
 	return nil
+}
+
+// speakers returns whom a never's source means: the machines that the selector
+// means and the services that they offer. A machine speaks from its services'
+// addresses as well as from its own, and must not get around a never that way.
+func (r *resolver) speakers(s selector) []int32 {
+	found := r.find(s)
+	all := found
+	for _, i := range found {
+		if m := &r.f.machines[i]; !m.service() && len(r.hosted[m.id]) > 0 {
+			all = append(all[:len(all):len(all)], r.hosted[m.id]...)
+		}
+	}
+	if len(all) > len(found) {
+		slices.Sort(all)
+		all = slices.Compact(all)
+	}
+	return all
 }
 
 func single(list []int32) []int32 {

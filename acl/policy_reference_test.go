@@ -168,14 +168,16 @@ func refAllowed(p *Policy, w *World, src, dst netip.Addr, proto Proto, port uint
 	if d.service != nil && proto != ProtoICMP && !covers(d.service.Ports) {
 		return false
 	}
-	hits := func(r *rule) bool {
+	hits := func(r *rule, s *refSide) bool {
 		if !slices.ContainsFunc(r.src, func(sel selector) bool { return refMatches(p, w, sel, s, d) }) {
 			return false
 		}
 		return slices.ContainsFunc(r.dst, func(t target) bool { return refMatches(p, w, t.sel, d, s) && covers(t.ports) })
 	}
 	for i := range p.nevers {
-		if hits(&p.nevers[i]) {
+		// What a machine offers has an address of its own, and the machine
+		// speaks from it.
+		if hits(&p.nevers[i], s) || s.host != nil && hits(&p.nevers[i], refFind(p, w, s.host.V4)) {
 			return false
 		}
 	}
@@ -183,7 +185,7 @@ func refAllowed(p *Policy, w *World, src, dst netip.Addr, proto Proto, port uint
 		return true
 	}
 	for i := range p.rules {
-		if hits(&p.rules[i]) {
+		if hits(&p.rules[i], s) {
 			return true
 		}
 	}

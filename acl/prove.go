@@ -1,5 +1,10 @@
 package acl
 
+import (
+	"cmp"
+	"slices"
+)
+
 // A never is not only checked here. It is compiled into the matrix beside the
 // rules, so the packet path refuses what a never forbids. Proving it means
 // finding no pair of classes in which a rule had allowed it. When a world
@@ -44,11 +49,15 @@ type example struct {
 func (c *compiler) breach(never *rule) (*example, error) {
 	from := make(map[int32]bool)
 	for _, s := range never.src {
-		for _, i := range c.r.find(s) {
+		for _, i := range c.r.speakers(s) {
 			from[i] = true
 		}
 	}
 	srcs := groupBy(c.f, from, func(m *machine) uint32 { return uint32(m.src) })
+	// An example that the never names itself says more than a service of it.
+	slices.SortStableFunc(srcs, func(a, b []int32) int {
+		return cmp.Compare(c.f.machines[a[0]].flags&flagService, c.f.machines[b[0]].flags&flagService)
+	})
 	for _, t := range never.dst {
 		to := make(map[int32]bool)
 		for _, i := range c.r.find(t.sel) {
