@@ -118,11 +118,8 @@ func Init(ctx context.Context, cfg InitConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return fmt.Errorf("making state directory: %w", err)
-	}
-	if err := os.Chmod(cfg.Dir, 0o700); err != nil {
-		return fmt.Errorf("protecting state directory: %w", err)
+	if err := makeDir(cfg.Dir); err != nil {
+		return err
 	}
 	st, err := found(ctx, cfg)
 	if err != nil {
@@ -130,6 +127,33 @@ func Init(ctx context.Context, cfg InitConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	return fill(ctx, st, cfg, plan)
+}
+
+// makeDir makes the state directory, or takes one that is empty or ours, and
+// closes it to other users. A directory that holds something else is left as
+// it is: a mistyped --dir must not close /tmp to everybody.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making state directory: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("making state directory: %w", err)
+	}
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("making state directory: %w", err)
+	}
+	if len(entries) > 0 && !Exists(dir) {
+		return fmt.Errorf("%s holds other things, and other users may look into it; give an empty --dir, or a new one", dir)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("protecting state directory: %w", err)
+	}
+	return nil
 }
 
 // found makes the store, or opens the empty one that a killed Init left.

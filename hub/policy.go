@@ -68,7 +68,7 @@ func (s *Server) put(ctx context.Context, actor string, req control.PolicyReques
 	}
 	var generation uint64
 	base, detail := req.Base, make(map[string]string)
-	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "policy.apply", Target: "generation", Detail: detail}, func(tx *store.Tx) (err error) {
+	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "policy.apply", Target: "policy", Detail: detail}, func(tx *store.Tx) (err error) {
 		live, err := tx.CurrentPolicy()
 		if err != nil && !errors.Is(err, store.ErrNotFound) && base == 0 {
 			return err
@@ -198,7 +198,11 @@ func (s *Server) Rollback(ctx context.Context, actor string, to uint64) (control
 // still be live and unconfirmed, else nothing happens: errConfirmed.
 func (s *Server) rollback(ctx context.Context, actor string, to, pending uint64) (control.Change, error) {
 	var generation uint64
-	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "policy.rollback", Target: strconv.FormatUint(to, 10)},
+	detail := make(map[string]string)
+	if to != 0 {
+		detail["as"] = strconv.FormatUint(to, 10)
+	}
+	cut, err := s.change(ctx, audit.Event{Actor: actor, Action: "policy.rollback", Target: "policy", Detail: detail},
 		func(tx *store.Tx) error {
 			live, err := tx.CurrentPolicy()
 			if err != nil {
@@ -208,6 +212,7 @@ func (s *Server) rollback(ctx context.Context, actor string, to, pending uint64)
 				return errConfirmed
 			}
 			generation, err = restorePolicy(tx, actor, live, to)
+			detail["generation"] = strconv.FormatUint(generation, 10)
 			return err
 		})
 	if err != nil {

@@ -32,11 +32,8 @@ func Restore(ctx context.Context, cfg RestoreConfig, from io.Reader) (done Resto
 	if Exists(cfg.Dir) {
 		return done, fmt.Errorf("restoring into %s: %w; use another --dir, or remove this one yourself", cfg.Dir, ErrInitialised)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return done, fmt.Errorf("making state directory: %w", err)
-	}
-	if err := os.Chmod(cfg.Dir, 0o700); err != nil {
-		return done, fmt.Errorf("protecting state directory: %w", err)
+	if err := makeDir(cfg.Dir); err != nil {
+		return done, err
 	}
 	var made []string
 	defer func() {

@@ -61,22 +61,25 @@ func (s *Server) flowText(snap *snapshot, f acl.Flow) string {
 	return snap.nameOf(f.Src) + " -> " + target(snap, f.Dst, f.Proto, f.Port)
 }
 
-// recent says what happened to this very flow lately, "" if nothing did.
+// recent says what happened to this very flow the last time, "" if nothing did.
 func (s *Server) recent(src, dst netip.Addr, proto acl.Proto, port uint16) string {
+	var last acl.Flow
 	for _, f := range s.gate.Flows() {
-		if f.Src == src && f.Dst == dst && f.Proto == proto && f.Port == port {
-			did := "refused"
-			if f.Allowed {
-				did = "allowed"
-			}
-			times := fmt.Sprintf("%d times, last", f.Count)
-			if f.Count == 1 {
-				times = "once,"
-			}
-			return fmt.Sprintf("%s %s %s ago", did, times, s.cfg.Now().Sub(f.Last).Round(time.Second))
+		if f.Src == src && f.Dst == dst && f.Proto == proto && f.Port == port && !f.Last.Before(last.Last) {
+			last = f
 		}
 	}
-	return ""
+	if last.Count == 0 {
+		return ""
+	}
+	did, times := "refused", fmt.Sprintf("%d times, last", last.Count)
+	if last.Allowed {
+		did = "allowed"
+	}
+	if last.Count == 1 {
+		times = "once,"
+	}
+	return fmt.Sprintf("%s %s %s ago", did, times, s.cfg.Now().Sub(last.Last).Round(time.Second))
 }
 
 // flowLine tells the lines of the ledger apart; its counts only grow.

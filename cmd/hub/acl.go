@@ -216,6 +216,9 @@ func (a *app) aclHistory() *cobra.Command {
 	var limit int
 	cmd := a.jsonFlag(&cobra.Command{Use: "history", Short: "List the policies there were", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 {
+				return cli.Usage("--limit is 1 or more, not %d", limit)
+			}
 			var rows []control.PolicyReply
 			if err := a.call(cmd, "acl/history", limit, &rows); err != nil {
 				return err
@@ -241,18 +244,25 @@ func (a *app) aclHistory() *cobra.Command {
 }
 
 func (a *app) aclRollback() *cobra.Command {
-	return &cobra.Command{Use: "rollback N", Short: "Put an older policy in force again", Args: cobra.ExactArgs(1),
-		Long: "Puts generation N in force again, as a new generation: history is never\nrewritten. See which there are with: hub acl history",
+	return &cobra.Command{Use: "rollback [N]", Short: "Put an older policy in force again", Args: cobra.MaximumNArgs(1),
+		Long: "Puts generation N in force again, or the one before this, as a new generation:\nhistory is never rewritten. See which there are with: hub acl history",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			n, err := strconv.ParseUint(args[0], 10, 64)
-			if err != nil || n == 0 {
-				return cli.Usage("%.20q is no generation; see: hub acl history", args[0])
+			var n uint64 // the one before
+			if len(args) > 0 {
+				var err error
+				if n, err = strconv.ParseUint(args[0], 10, 64); err != nil || n == 0 {
+					return cli.Usage("%.20q is no generation; see: hub acl history", args[0])
+				}
 			}
 			var c control.Change
 			if err := a.call(cmd, "acl/rollback", n, &c); err != nil {
 				return err
 			}
-			printCut(cmd.OutOrStdout(), fmt.Sprintf("generation %d is in force, as it was in %d", c.Generation, n), c)
+			as := "as before"
+			if n != 0 {
+				as = fmt.Sprintf("as it was in %d", n)
+			}
+			printCut(cmd.OutOrStdout(), fmt.Sprintf("generation %d is in force, %s", c.Generation, as), c)
 			return nil
 		}}
 }

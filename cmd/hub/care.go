@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -248,6 +247,9 @@ passphrase opens. The hub keeps running. Without the passphrase the file is
 lost; there is no other way in.`,
 		Example: "  hub backup /mnt/stick/warren.backup",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := os.Lstat(args[0]); err == nil {
+				return fileTaken(args[0])
+			}
 			phrase, err := cli.Passphrase(pass, true)
 			if err != nil {
 				return err
@@ -269,30 +271,30 @@ lost; there is no other way in.`,
 }
 
 // writeNew writes a file that must not exist yet; what is half-written is
-// removed.
+// removed. Should even that fail, a restore refuses what is left: a backup
+// ends with a seal over all of it.
 func writeNew(name string, from io.Reader) (n int64, err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".warren-*")
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return 0, fileTaken(name)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("writing backup: %w", err)
 	}
 	defer func() {
-		tmp.Close()
-		os.Remove(tmp.Name())
-	}()
-	if n, err = io.Copy(tmp, from); err != nil {
-		return n, fmt.Errorf("writing backup: %w", err)
-	}
-	if err := tmp.Sync(); err != nil {
-		return n, fmt.Errorf("writing backup: %w", err)
-	}
-	// A link, unlike a rename, does not replace a file that is there.
-	if err := os.Link(tmp.Name(), name); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return n, cli.Hint(fmt.Errorf("%s exists", name), "choose another name; backups are not overwritten")
+		if err != nil {
+			os.Remove(name)
 		}
+	}()
+	n, err = io.Copy(f, from)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return n, fmt.Errorf("writing backup: %w", err)
 	}
 	return n, nil
+}
+
+func fileTaken(name string) error {
+	return cli.Hint(fmt.Errorf("%s exists", name), "choose another name; backups are not overwritten")
 }
 
 func (a *app) restoreCmd() *cobra.Command {
@@ -314,6 +316,9 @@ when the backup was made are void.`,
 			if err != nil {
 				return err
 			}
+			if dsn, err = readDSN(cmd, dsn); err != nil {
+				return err
+			}
 			phrase, err := cli.Passphrase(pass, false)
 			if err != nil {
 				return err
@@ -331,7 +336,7 @@ when the backup was made are void.`,
 			return nil
 		}}
 	cmd.Flags().StringVar(&pass, "passphrase-file", "", "read the passphrase from this file, - for standard input (default: ask)")
-	cmd.Flags().StringVar(&dsn, "db", "", "restore into this PostgreSQL database: postgres://…")
+	cmd.Flags().StringVar(&dsn, "db", "", "restore into this PostgreSQL database: postgres://…, or - to read that from standard input")
 	keys.add(cmd)
 	return cmd
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -57,7 +60,8 @@ HOST:PORT is how machines reach this hub from where they are: the host's public
 address or DNS name and the UDP port (51820 unless you forward another).`,
 		Example: `  hub init --endpoint 203.0.113.7:51820
   hub init --endpoint hub.example.org:51820 --network 10.77.0.0/16 --domain home.internal
-  hub init --endpoint hub.example.org:51820 --db postgres://warren@/warren?host=/run/postgresql`,
+  hub init --endpoint hub.example.org:51820 --db postgres://warren@/warren?host=/run/postgresql
+  hub init --endpoint hub.example.org:51820 --db - < dsn`,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.Dir = a.dir
 			if cfg.Endpoint == "" {
@@ -69,6 +73,9 @@ address or DNS name and the UDP port (51820 unless you forward another).`,
 				}
 			}
 			if cfg.Key, err = keys.key(); err != nil {
+				return err
+			}
+			if cfg.DSN, err = readDSN(cmd, cfg.DSN); err != nil {
 				return err
 			}
 			if err := cfg.Check(); err != nil {
@@ -93,10 +100,30 @@ address or DNS name and the UDP port (51820 unless you forward another).`,
 	f.StringVar(&cfg.Endpoint, "endpoint", "", "host and UDP port that machines reach the hub at")
 	f.StringVar(&network, "network", "", "private IPv4 prefix of the tunnel, /16 to /24 (default 10.77.0.0/16)")
 	f.StringVar(&cfg.Domain, "domain", "", "the tunnel's own DNS domain (default "+hub.DefaultDomain+")")
-	f.StringVar(&cfg.DSN, "db", "", "keep the store in PostgreSQL: postgres://… (default: an encrypted file)")
+	f.StringVar(&cfg.DSN, "db", "", "keep the store in PostgreSQL: postgres://…, or - to read that from standard input (default: an encrypted file)")
 	f.StringVar(&cfg.Admin, "admin", "", "the user who administers (default "+hub.DefaultAdmin+")")
 	keys.add(cmd)
 	return cmd
+}
+
+// readDSN takes a database's address as it was given, or from standard input:
+// an argument can be read by every user of the machine, and the address may
+// hold a password.
+func readDSN(cmd *cobra.Command, dsn string) (string, error) {
+	if dsn == "-" {
+		b, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), 4<<10))
+		if err != nil {
+			return "", fmt.Errorf("reading the database's address: %w", err)
+		}
+		return strings.TrimSpace(string(b)), nil
+	}
+	if u, err := url.Parse(dsn); err == nil && u.User != nil {
+		if _, has := u.User.Password(); has {
+			fmt.Fprintln(cmd.ErrOrStderr(), cli.Colour(cmd.ErrOrStderr(), cli.Yellow, "warning: ")+
+				"other users of this machine can read a command's arguments; give an address with a password on standard input: --db -")
+		}
+	}
+	return dsn, nil
 }
 
 func (a *app) runCmd() *cobra.Command {
