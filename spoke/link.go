@@ -118,7 +118,7 @@ func (l *link) look(now instant, s seen) (o orders) {
 	}
 	if l.up && (l.waiting && now.mono-l.since >= l.patience || s.age >= sessionLife) {
 		l.patience = min(2*l.patience, maxPatience)
-		l.lost(now, &o, "the hub does not answer")
+		l.lost(now, &o, "nothing comes back through the tunnel")
 	}
 	if !l.up && !o.handshake {
 		l.retry(now, s.coming, &o)
