@@ -14,8 +14,12 @@ import (
 // just ended it: in the place of a packet that is refused goes a reset with the
 // same sequence number. Without it, whoever only listens would wait for
 // ever. The far end had the flow open a moment ago, so it learns nothing new.
+//
+// A reset goes on as one: a spoke that hears of the new policy at the same
+// moment ends its own connections, and then its reset may be the only packet of
+// the flow that still comes.
 func (p *path) passReset(b []byte, pkt *acl.Packet) {
-	if !p.forward || pkt.Proto() != acl.ProtoTCP || !pkt.Rejectable() {
+	if !p.forward || pkt.Proto() != acl.ProtoTCP || !pkt.Rejectable() && pkt.Flags()&acl.FlagRST == 0 {
 		return
 	}
 	var reset [maxHeader]byte
