@@ -165,12 +165,34 @@ func (s *Server) Unserve(ctx context.Context, p peer.Peer, name string) error {
 	return err
 }
 
-// Leave removes the machine that asks. Its answer may be the last packet that
-// reaches it.
+// farewell is how long the answer to a machine that leaves has to reach it.
+const farewell = 250 * time.Millisecond
+
+// Leave removes the machine that asks. When it returns that is done and on
+// record; what is enforced follows a moment later, because the answer has to
+// travel through the very tunnel that ends.
 func (s *Server) Leave(ctx context.Context, p peer.Peer) error {
-	_, err := s.change(ctx, audit.Event{Actor: "peer:" + p.Name, Action: "peer.leave", Target: p.Name, Detail: map[string]string{"id": string(p.ID)}},
-		func(tx *store.Tx) error { return tx.RemovePeer(p.ID) })
-	s.gate.Forget(p.V4)
-	s.gate.Forget(p.V6)
-	return err
+	ev := audit.Event{Actor: "peer:" + p.Name, Action: "peer.leave", Target: p.Name, Detail: map[string]string{"id": string(p.ID)}}
+	s.mu.Lock()
+	err := s.store.Do(ctx, ev, func(tx *store.Tx) error { return tx.RemovePeer(p.ID) })
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.group.Go(func() error {
+		select {
+		case <-time.After(farewell):
+		case <-s.ctx.Done():
+			return nil // the next start reads the store
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if _, err := s.enforce(s.ctx); err != nil {
+			s.log.Error("removing a machine that left", "peer", p.Name, "err", err)
+		}
+		s.gate.Forget(p.V4)
+		s.gate.Forget(p.V6)
+		return nil
+	})
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -266,5 +267,23 @@ func TestT01_NamesOfOthers(t *testing.T) {
 	}
 	if page := get(t, eve, "http://console.warren.internal/api/status"); strings.Contains(page, "kitchen") {
 		t.Errorf("the console shows another household's machine: %s", page)
+	}
+}
+
+// TestLeave: a machine that says farewell hears the answer, and is gone.
+func TestLeave(t *testing.T) {
+	m := hubtest.New(t)
+	m.Apply(open)
+	kitchen := m.Join("kitchen", control.PeerSpec{Owner: "ann"})
+	key := kitchen.Membership().PublicKey
+	if err := kitchen.Leave(t.Context()); err != nil {
+		t.Errorf("leaving: %v", err)
+	}
+	hubtest.Until(t, "the hub has forgotten the machine", func() bool {
+		return !slices.ContainsFunc(m.Hub.Peers(), func(p control.PeerInfo) bool { return p.PublicKey == key })
+	})
+	audit, err := m.Hub.Audit(t.Context(), 0, 10)
+	if err != nil || !slices.ContainsFunc(audit.Rows, func(r control.AuditRow) bool { return r.Action == "peer.leave" }) {
+		t.Errorf("the farewell is not on record: %v", err)
 	}
 }
