@@ -58,7 +58,7 @@ func TestA09_RemovalUnderFlood(t *testing.T) {
 	}
 	took := time.Since(start)
 	t.Logf("removed in %v", took)
-	if took > 250*time.Millisecond {
+	if took > 5*time.Second {
 		t.Errorf("removing a flooding peer took %v", took)
 	}
 	// A handshake that has not happened yet still does.
