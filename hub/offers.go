@@ -179,7 +179,9 @@ func (s *Server) Leave(ctx context.Context, p peer.Peer) error {
 	if err != nil {
 		return err
 	}
+	s.leaving.Store(p.ID, true) // nobody is shown it any more
 	s.group.Go(func() error {
+		defer s.leaving.Delete(p.ID)
 		select {
 		case <-time.After(farewell):
 		case <-s.ctx.Done():

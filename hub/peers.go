@@ -329,6 +329,9 @@ func (s *Server) Peers() []control.PeerInfo {
 	}
 	out := make([]control.PeerInfo, 0, len(snap.peers)+len(snap.invites))
 	for _, p := range snap.peers {
+		if _, gone := s.leaving.Load(p.ID); gone {
+			continue
+		}
 		// With the household that the policy goes by, its owner's perhaps.
 		if lives, ok := snap.roster.ByKey(p.PublicKey); ok {
 			p.Household = lives.Household

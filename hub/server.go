@@ -75,6 +75,8 @@ type Server struct {
 	// broken is whether what is stored could not be put in force.
 	broken bool
 
+	// leaving are the IDs of machines that are removed and still hear so.
+	leaving sync.Map
 	// keeping guards what the store knows already: how much of each line of
 	// the ledger, and where each machine is.
 	keeping sync.Mutex
