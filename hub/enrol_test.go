@@ -116,7 +116,9 @@ func redeem(t *testing.T, m *hubtest.Mesh, code string, key peer.PrivateKey) (in
 
 func redeemWith(t *testing.T, s *hubtest.Stranger, c invite.Code, key peer.PrivateKey) (invite.Reply, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), hubtest.Patience)
+	// Two that hold one throw-away key take the session from each other, and
+	// WireGuard needs 15 s to notice that nobody answers any more.
+	ctx, cancel := context.WithTimeout(t.Context(), 3*hubtest.Patience)
 	defer cancel()
 	return invite.Redeem(ctx, func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return s.Dial(ctx, network, netip.Addr{}, netip.MustParseAddrPort(addr))
