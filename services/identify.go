@@ -11,10 +11,10 @@ import (
 	"github.com/warrenmesh/warren/peer"
 )
 
-// Caller returns the peer that owns the source address of a connection, false
+// ActivePeer returns the peer that owns the source address of a connection, false
 // unless there is one and it is active: not quarantined and of one of kinds.
 // With no kinds, spokes and phones are meant and throw-away invites are not.
-func Caller(roster *peer.Roster, remote netip.Addr, kinds ...peer.Kind) (peer.Peer, bool) {
+func ActivePeer(roster *peer.Roster, remote netip.Addr, kinds ...peer.Kind) (peer.Peer, bool) {
 	// A zone is never part of an address inside the tunnel. A v4-mapped
 	// address is not turned into the IPv4 one: it would be a second name for
 	// somebody's identity.
@@ -76,7 +76,7 @@ func ConnContext(roster func() *peer.Roster, log *slog.Logger) func(context.Cont
 }
 
 // Identify puts the calling peer into the request's context and answers 403
-// when the source address belongs to no active peer (see Caller for kinds).
+// when the source address belongs to no active peer (see ActivePeer for kinds).
 //
 // The roster is asked for every request, not once for a connection: a peer
 // that was removed or quarantined while it kept a connection open is refused
@@ -87,7 +87,7 @@ func Identify(roster func() *peer.Roster, next http.Handler, kinds ...peer.Kind)
 		var p peer.Peer
 		ok := false
 		if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && roster != nil {
-			p, ok = Caller(roster(), ap.Addr(), kinds...)
+			p, ok = ActivePeer(roster(), ap.Addr(), kinds...)
 		}
 		if opener, known := peer.FromContext(r.Context()); known && opener.ID != p.ID {
 			ok = false

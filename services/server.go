@@ -48,7 +48,7 @@ type ServerConfig struct {
 	// Hosts are the names and addresses that the service answers to, without
 	// ports (see AllowHosts).
 	Hosts []string
-	// Kinds of peers that may call; empty: spokes and phones (see Caller).
+	// Kinds of peers that may call; empty: spokes and phones (see ActivePeer).
 	Kinds []peer.Kind
 	// MaxBody is the size of a request's body in bytes. Zero means that
 	// requests have no body. Negative means any size: only for handlers that

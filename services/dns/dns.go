@@ -161,7 +161,7 @@ func (s *Server) handle(ctx context.Context, client netip.Addr, query []byte, ud
 			reply = nil
 		}
 	}()
-	p, ok := services.Caller(s.cfg.Roster(), client)
+	p, ok := services.ActivePeer(s.cfg.Roster(), client)
 	if !ok {
 		s.counts.stranger.Add(1)
 		return nil

@@ -84,7 +84,7 @@ func (p *Publisher) serveConn(ctx context.Context, c net.Conn) {
 
 // known asks the roster again: the connection may have waited.
 func (p *Publisher) known(from netip.Addr) bool {
-	_, ok := services.Caller(p.cfg.Roster(), from)
+	_, ok := services.ActivePeer(p.cfg.Roster(), from)
 	return ok
 }
 
