@@ -159,7 +159,7 @@ type Membership struct {
 type Invitation struct {
 	ID        string
 	Household HouseholdID
-	CodeHash  []byte // SHA-256 of the upper-case code
+	CodeHash  []byte // keyed digest (Tx.Digest) of the upper-case code: 40 bits are too few for a plain hash
 	Role      Role   // Member or PowerUser
 	By        UserID
 	Created   time.Time
