@@ -265,7 +265,7 @@ func (c *compiler) checkPrefix(s, prefix selector) *Error {
 // builtinName reports whether every hub has a service of that name.
 func builtinName(s string) bool {
 	switch s {
-	case "hub", "dns", serviceEnrol, serviceSync, serviceConsole:
+	case "hub", "dns", "auth", "command", "hooks", serviceEnrol, serviceSync, serviceConsole:
 		return true
 	}
 	return false

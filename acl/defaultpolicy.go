@@ -45,6 +45,14 @@ const defaultPolicy = `// Who may reach what. Whatever no rule here allows is re
     // Everybody may ask for names, and ping the hub.
     {"action": "accept", "src": ["*"], "dst": ["svc:dns", "svc:hub"]},
 
+    // People sign in and ask; a speaker asks in its household's name. Whom
+    // they then are is up to their account.
+    {"action": "accept", "src": ["autogroup:member"], "dst": ["svc:auth", "svc:command"]},
+    {"action": "accept", "src": ["tag:speaker"], "dst": ["svc:command"]},
+
+    // Webhooks come from machines that are told to send them, and no other:
+    // {"action": "accept", "src": ["tag:server"], "dst": ["svc:hooks"]},
+
     // For the household, once there is such a service:
     // {"action": "accept", "src": ["household:home"], "dst": ["svc:stt:443"]},
   ],
@@ -54,7 +62,7 @@ const defaultPolicy = `// Who may reach what. Whatever no rule here allows is re
 
   // Proofs: no edit that breaks one is ever accepted.
   "never": [
-    {"src": ["household:guests"], "dst": ["svc:console:*"]},
+    {"src": ["household:guests"], "dst": ["svc:console:*", "svc:hooks:*"]},
   ],
 }
 `

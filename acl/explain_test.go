@@ -140,6 +140,9 @@ func TestDefaultPolicy(t *testing.T) {
 		{"bob-phone", "svc:stt", tcpPort(443), false}, {"bob-phone", "svc:dns", udpPort(53), true}, {"guest-pi", "svc:dns", udpPort(53), true},
 		{"guest-phone", "svc:console", tcpPort(80), false}, {"kitchen", "svc:hub", Port{Proto: ProtoICMP}, true}, {"ann-phone", "ann-laptop", tcpPort(22), true},
 		{"ann-phone", "bob-phone", tcpPort(22), false},
+		{"bob-phone", "svc:auth", tcpPort(7701), true}, {"bob-phone", "svc:command", tcpPort(443), true}, {"guest-phone", "svc:auth", tcpPort(80), true},
+		{"kitchen", "svc:command", tcpPort(7703), true}, {"kitchen", "svc:auth", tcpPort(7701), false}, {"gpu", "svc:auth", tcpPort(443), false},
+		{"bob-phone", "svc:hooks", tcpPort(80), false}, {"kitchen", "svc:hooks", tcpPort(443), false}, {"ann-phone", "svc:hooks", tcpPort(443), true},
 	} {
 		if v := judge(f, where(t, w, tt.src), where(t, w, tt.dst), tt.port.Proto, tt.port.First); v.Allow != tt.allow {
 			t.Errorf("%s to %s %v: %+v", tt.src, tt.dst, tt.port, v)

@@ -43,6 +43,9 @@ func builtinServices() []Service {
 	return []Service{
 		testService(1, "hub"), testService(2, "enrol", tcpPort(443)), testService(3, "sync", tcpPort(80)),
 		testService(4, "console", tcpPort(80)), testService(53, "dns", tcpPort(53), udpPort(53)),
+		testService(5, "auth", tcpPort(80), tcpPort(443), tcpPort(7701)),
+		testService(6, "command", tcpPort(80), tcpPort(443), tcpPort(7703)),
+		testService(7, "hooks", tcpPort(80), tcpPort(443)),
 	}
 }
 

@@ -25,22 +25,23 @@ const (
 )
 
 // allocate gives holder an index from r: one that was never used if there is
-// one, else the one that has rested longest.
-func (tx *Tx) allocate(r Range, rest time.Duration, holder string, skip ...Index) (Index, error) {
+// one, else the one that has rested longest. Those in skip stay unused.
+func (tx *Tx) allocate(r Range, rest time.Duration, holder string, skip Range) (Index, error) {
 	last, err := tx.count("choosing address", `SELECT COALESCE(MAX(idx), 0) FROM addresses WHERE idx >= $1 AND idx <= $2`, int64(r.First), int64(r.Last))
 	if err != nil {
 		return 0, err
 	}
 	next := max(Index(last)+1, r.First)
-	for slices.Contains(skip, next) {
-		next++
+	if skip.Has(next) {
+		next = skip.Last + 1
 	}
 	if r.Has(next) {
 		return next, tx.exec("choosing address", `INSERT INTO addresses (idx, holder, freed) VALUES ($1, $2, 0)`, int64(next), holder)
 	}
 	rested, err := tx.count("choosing address",
-		`SELECT idx FROM addresses WHERE idx >= $1 AND idx <= $2 AND holder = '' AND freed <= $3 ORDER BY freed, idx LIMIT 1`,
-		int64(r.First), int64(r.Last), nanos(tx.now.Add(-rest)))
+		`SELECT idx FROM addresses WHERE idx >= $1 AND idx <= $2 AND holder = '' AND freed <= $3
+			AND NOT (idx >= $4 AND idx <= $5) ORDER BY freed, idx LIMIT 1`,
+		int64(r.First), int64(r.Last), nanos(tx.now.Add(-rest)), int64(skip.First), int64(skip.Last))
 	if errors.Is(err, ErrNotFound) {
 		return 0, fmt.Errorf("the range of %d addresses is used up, and one that was freed rests for %v first: %w", r.Last-r.First+1, rest, ErrFull)
 	}

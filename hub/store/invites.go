@@ -111,7 +111,7 @@ func (tx *Tx) AddInvite(v Invite) (Invite, error) {
 	if err != nil {
 		return fail(err)
 	}
-	idx, err := tx.allocate(plan.Invites(), RestInvite, holdInvite+v.ID)
+	idx, err := tx.allocate(plan.Invites(), RestInvite, holdInvite+v.ID, Range{})
 	if err != nil {
 		return fail(err)
 	}

@@ -199,7 +199,7 @@ func (tx *Tx) AddPeer(n NewPeer) (Peer, error) {
 	if err != nil {
 		return fail(err)
 	}
-	idx, err := tx.allocate(plan.Peers(), RestPeer, holdPeer+id)
+	idx, err := tx.allocate(plan.Peers(), RestPeer, holdPeer+id, Range{})
 	if err != nil {
 		return fail(err)
 	}

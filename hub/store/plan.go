@@ -34,12 +34,19 @@ const (
 	IndexEnrol     Index = 2  // tcp/443
 	IndexSync      Index = 3  // tcp/80
 	IndexConsole   Index = 4  // tcp/80
+	IndexAuth      Index = 5  // tcp/80, 443 and 7701
+	IndexCommand   Index = 6  // tcp/80, 443 and 7703
+	IndexHooks     Index = 7  // tcp/80 and 443
 	IndexDNS       Index = 53 // udp and tcp/53
 	FirstPublished Index = 10
 )
 
+// keptForHub are indexes that are never given to what is published: they are
+// for services of the hub's own, IndexDNS among them.
+var keptForHub = Range{40, 63}
+
 // reservedNames belong to the hub's own services, in DNS and in policies.
-var reservedNames = [...]string{"hub", "enrol", "sync", "console", "dns"}
+var reservedNames = [...]string{"hub", "enrol", "sync", "console", "dns", "auth", "command", "hooks"}
 
 // Range is the indexes from First to Last, both included.
 type Range struct{ First, Last Index }

@@ -134,7 +134,7 @@ func (tx *Tx) PutService(s Service) (Service, error) {
 	if err != nil {
 		return fail(err)
 	}
-	idx, err := tx.allocate(Range{FirstPublished, plan.Services().Last}, RestPeer, holdService+s.Name, IndexDNS)
+	idx, err := tx.allocate(Range{FirstPublished, plan.Services().Last}, RestPeer, holdService+s.Name, keptForHub)
 	if err != nil {
 		return fail(err)
 	}
