@@ -18,6 +18,7 @@ import (
 
 	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/hub/audit"
+	"github.com/warrenmesh/warren/hub/certs"
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/hub/store"
 	"github.com/warrenmesh/warren/netstack"
@@ -83,9 +84,10 @@ type Server struct {
 	kept    map[flowLine]uint64
 	sighted map[peer.ID]sighting
 
-	// offers and refusedJoins bound what one machine, and one invite, make the
-	// hub write down.
-	offers, refusedJoins *allowance
+	// offers, vouched and refusedJoins bound what one machine, and one invite,
+	// make the hub write down and sign.
+	offers, vouched, refusedJoins *allowance
+	authority                     atomic.Pointer[certs.Authority]
 
 	group *errgroup.Group
 	ctx   context.Context
@@ -111,8 +113,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, running: make(map[string]*listening),
 		sighted: make(map[peer.ID]sighting),
-		offers:  newAllowance(offersAtOnce, offerEvery), refusedJoins: newAllowance(refusalsAtOnce, refusalEvery),
-		started: cfg.Now()}
+		offers:  newAllowance(offersAtOnce, offerEvery), vouched: newAllowance(certificatesAtOnce, certificateEvery),
+		refusedJoins: newAllowance(refusalsAtOnce, refusalEvery),
+		started:      cfg.Now()}
 	s.changed.init()
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
@@ -124,6 +127,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}()
 	if err := s.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openAuthority(ctx); err != nil {
 		return nil, err
 	}
 	if s.ctl, err = control.Listen(cfg.Dir); err != nil {

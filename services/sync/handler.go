@@ -32,6 +32,8 @@ type Source interface {
 	// Serve and Unserve record and forget what p offers.
 	Serve(ctx context.Context, p peer.Peer, r ServeRequest) (ServeReply, error)
 	Unserve(ctx context.Context, p peer.Peer, name string) error
+	// Certificate vouches for a key of p.
+	Certificate(ctx context.Context, p peer.Peer, r CertificateRequest) (CertificateReply, error)
 	// Leave removes p. The answer may no longer reach it.
 	Leave(ctx context.Context, p peer.Peer) error
 }
@@ -47,6 +49,7 @@ func Handler(src Source, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/self", h.self)
 	mux.HandleFunc("POST /v1/serve", h.serve)
 	mux.HandleFunc("DELETE /v1/serve/{name}", h.unserve)
+	mux.HandleFunc("POST /v1/certificate", h.certificate)
 	mux.HandleFunc("POST /v1/leave", h.leave)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		h.problem(w, r, &Problem{http.StatusNotFound, "There is nothing here; the sync protocol is under /v1/."})

@@ -6,6 +6,7 @@
 //	GET    /v1/self         Self; with If-None-Match it waits for a change
 //	POST   /v1/serve        ServeRequest -> ServeReply
 //	DELETE /v1/serve/NAME   stop offering
+//	POST   /v1/certificate  CertificateRequest -> CertificateReply
 //	POST   /v1/leave        {}: the peer removes itself
 //
 // Every refusal is a Problem: a status and a sentence. Bodies are JSON objects
