@@ -113,6 +113,8 @@ func (s *Server) serve(svc service) (_ services.Service, ok bool, err error) {
 		return s.http(svc, services.ServerConfig{
 			Handler: console.Handler(console.Config{Status: s.page, Logger: s.log}),
 		}, services.MaxConns, services.MaxConnsAll), true, nil
+	case "auth", "command", "hooks":
+		return s.people(svc), true, nil
 	case "dns":
 		return services.Service{Name: svc.Name, TCP: []uint16{53}, UDP: []uint16{53}, Serve: s.dns.Serve}, true, nil
 	}

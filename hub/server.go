@@ -62,6 +62,7 @@ type Server struct {
 	bind     *udp.Bind
 	stack    *netstack.Stack
 	dns      *dns.Server
+	accounts *accounts
 	ctl      net.Listener
 	started  time.Time
 

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/warrenmesh/warren/acl"
 	"github.com/warrenmesh/warren/hub/store"
@@ -28,7 +29,7 @@ func (s *service) local() bool { return s.Host == "" }
 // reserved are names that no peer and no published service may take: the
 // hub's own, and words that mean something else to people or resolvers.
 var reservedNames = [...]string{
-	"hub", "enrol", "enroll", "sync", "console", "dns", "localhost", "local", "any", "all", "none", "self",
+	"hub", "enrol", "enroll", "sync", "console", "dns", "auth", "command", "hooks", "localhost", "local", "any", "all", "none", "self",
 	"wpad", "isatap", "www",
 }
 
@@ -52,6 +53,9 @@ func builtins(plan store.Plan) []service {
 		at("enrol", store.IndexEnrol, tcp(443)),
 		at("sync", store.IndexSync, tcp(80)),
 		at("console", store.IndexConsole, tcp(80)),
+		at("auth", store.IndexAuth, tcp(80), tcp(443), tcp(portAuth)),
+		at("command", store.IndexCommand, tcp(80), tcp(443), tcp(portCommand)),
+		at("hooks", store.IndexHooks, tcp(80), tcp(443)),
 		at("dns", store.IndexDNS, tcp(53), acl.Port{Proto: acl.ProtoUDP, First: 53, Last: 53}),
 	}
 }
@@ -63,7 +67,12 @@ func allServices(set settings, published []store.Service, peers []store.Peer) []
 		byID[peers[i].ID] = &peers[i]
 	}
 	out := builtins(set.plan)
+	own := len(out)
 	for _, p := range published {
+		// Published by a hub that had no such service itself yet.
+		if slices.ContainsFunc(out[:own], func(svc service) bool { return svc.Name == p.Name }) {
+			continue
+		}
 		svc := service{target: p.Target, hostName: "hub", Service: acl.Service{
 			Name: p.Name, V4: p.V4, V6: p.V6, Host: p.Host, Ports: ports(p.Ports),
 		}}

@@ -248,7 +248,7 @@ lost; there is no other way in.`,
 		Example: "  hub backup /mnt/stick/warren.backup",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := os.Lstat(args[0]); err == nil {
-				return fileTaken(args[0])
+				return fileTaken(args[0], notOver)
 			}
 			phrase, err := cli.Passphrase(pass, true)
 			if err != nil {
@@ -259,7 +259,7 @@ lost; there is no other way in.`,
 				return hint(err)
 			}
 			defer body.Close()
-			n, err := writeNew(args[0], body)
+			n, err := writeNew(args[0], "backup", body)
 			if err != nil {
 				return err
 			}
@@ -273,13 +273,13 @@ lost; there is no other way in.`,
 // writeNew writes a file that must not exist yet; what is half-written is
 // removed. Should even that fail, a restore refuses what is left: a backup
 // ends with a seal over all of it.
-func writeNew(name string, from io.Reader) (n int64, err error) {
+func writeNew(name, what string, from io.Reader) (n int64, err error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return 0, fileTaken(name)
+		return 0, fileTaken(name, notOver)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("writing backup: %w", err)
+		return 0, fmt.Errorf("writing %s: %w", what, err)
 	}
 	defer func() {
 		if err != nil {
@@ -288,13 +288,16 @@ func writeNew(name string, from io.Reader) (n int64, err error) {
 	}()
 	n, err = io.Copy(f, from)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return n, fmt.Errorf("writing backup: %w", err)
+		return n, fmt.Errorf("writing %s: %w", what, err)
 	}
 	return n, nil
 }
 
-func fileTaken(name string) error {
-	return cli.Hint(fmt.Errorf("%s exists", name), "choose another name; backups are not overwritten")
+// notOver is why a backup is not written.
+const notOver = "backups are not overwritten"
+
+func fileTaken(name, why string) error {
+	return cli.Hint(fmt.Errorf("%s exists", name), "choose another name; "+why)
 }
 
 func (a *app) restoreCmd() *cobra.Command {

@@ -57,10 +57,12 @@ The first five minutes:
 		&cobra.Group{ID: "run", Title: "Running:"},
 		&cobra.Group{ID: "who", Title: "Who is on the mesh:"},
 		&cobra.Group{ID: "what", Title: "What they may reach:"},
+		&cobra.Group{ID: "people", Title: "People, and what acts for them:"},
 		&cobra.Group{ID: "care", Title: "Looking after it:"},
 	)
 	cmd.AddCommand(a.initCmd(), a.runCmd(), a.inviteCmd(), a.phoneCmd(), a.peersCmd(), a.peerCmd(), a.aclCmd(),
-		a.publishCmd(), a.unpublishCmd(), a.servicesCmd(), a.statusCmd(), a.doctorCmd(), a.auditCmd(), a.backupCmd(), a.restoreCmd())
+		a.publishCmd(), a.unpublishCmd(), a.servicesCmd(),
+		a.userCmd(), a.householdCmd(), a.nodeCmd(), a.appCmd(), a.clientCmd(), a.webhookCmd(), a.keysCmd(), a.statusCmd(), a.doctorCmd(), a.auditCmd(), a.backupCmd(), a.restoreCmd())
 	return cmd
 }
 

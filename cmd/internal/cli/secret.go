@@ -39,6 +39,52 @@ func Passphrase(file string, confirm bool) (string, error) {
 	return string(first), nil
 }
 
+// Password asks for a new password on the terminal, twice, or reads one line
+// from standard input when that is no terminal.
+func Password() (string, error) {
+	if !Terminal(os.Stdin) {
+		b, err := io.ReadAll(io.LimitReader(os.Stdin, maxSecret+1))
+		if err != nil {
+			return "", fmt.Errorf("reading password: %w", err)
+		}
+		line, rest, _ := bytes.Cut(b, []byte("\n"))
+		if len(b) > maxSecret || len(bytes.TrimSpace(rest)) > 0 {
+			return "", errors.New("standard input holds more than one line; a password is one")
+		}
+		if line = bytes.TrimSuffix(line, []byte("\r")); len(line) == 0 {
+			return "", Hint(errors.New("there is no password on standard input"), "type it on a terminal, or pipe one line")
+		}
+		return string(line), nil
+	}
+	first, err := ask("Password: ")
+	if err != nil {
+		return "", err
+	}
+	second, err := ask("Once more: ")
+	if err != nil {
+		return "", err
+	}
+	if !bytes.Equal(first, second) {
+		return "", errors.New("the two passwords differ")
+	}
+	return string(first), nil
+}
+
+// Confirm asks a question that only "yes" answers. Without a terminal nobody
+// is asked and the answer is no.
+func Confirm(question string) (bool, error) {
+	if !Terminal(os.Stdin) {
+		return false, nil
+	}
+	fmt.Fprintf(os.Stderr, "%s Type yes to go on: ", question)
+	line := make([]byte, 16)
+	n, err := os.Stdin.Read(line)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("reading the answer: %w", err)
+	}
+	return string(bytes.TrimSpace(line[:n])) == "yes", nil
+}
+
 func ask(prompt string) ([]byte, error) {
 	fmt.Fprint(os.Stderr, prompt)
 	b, err := term.ReadPassword(int(os.Stdin.Fd()))
