@@ -25,6 +25,7 @@ import (
 	"github.com/warrenmesh/warren/netstack/udp"
 	"github.com/warrenmesh/warren/peer"
 	"github.com/warrenmesh/warren/peer/invite"
+	"github.com/warrenmesh/warren/services"
 	"github.com/warrenmesh/warren/services/dns"
 )
 
@@ -42,6 +43,15 @@ type Config struct {
 	// PrivateDomains are those of the home network, such as fritz.box, whose
 	// names may have private addresses.
 	PrivateDomains []string
+	// Redis is the address of a Redis through which several hubs on one store
+	// share their rate limits, redis://…; "" counts in memory. It may hold a
+	// password: it is never logged.
+	Redis string
+	// HS256 makes access tokens in the form of Jarvis, signed with a secret
+	// that other services share. It is weaker: who can verify can forge.
+	HS256 bool
+	// Apps says how apps prove themselves to the hub's own services.
+	Apps services.AppProof
 	// Version is what status prints.
 	Version string
 	// ListenPacket opens the outer socket in the place of the kernel's.
@@ -76,6 +86,9 @@ type Server struct {
 	revert  *time.Timer
 	// broken is whether what is stored could not be put in force.
 	broken bool
+	// read is how much of the audit log has been looked through for changes of
+	// the mesh.
+	read uint64
 
 	// leaving are the IDs of machines that are removed and still hear so.
 	leaving sync.Map

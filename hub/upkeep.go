@@ -6,6 +6,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -184,11 +186,51 @@ func (s *Server) behind(ctx context.Context) (behind bool, err error) {
 	}
 	err = s.store.View(ctx, func(tx *store.Tx) error {
 		head, err := tx.AuditHead()
-		behind = head.Count != s.snap.Load().recorded
+		if err != nil {
+			return err
+		}
+		s.read = max(s.read, s.snap.Load().recorded)
+		behind, err = meshChanged(tx, s.read, head.Count)
+		if err == nil && !behind {
+			s.read = head.Count
+		}
 		return err
 	})
 	return behind, err
 }
+
+// maxReadBack is how many entries of the audit log are looked through; more
+// than that in one sweep, and the mesh is put in force again unseen.
+const maxReadBack = 500
+
+// meshChanged reports whether the audit log, between two lengths of it, tells
+// of anything but what people do with their accounts: that changes nothing the
+// packet path knows, and puts nothing in force.
+func meshChanged(tx *store.Tx, from, to uint64) (bool, error) {
+	if to < from || to-from > maxReadBack {
+		return true, nil
+	}
+	for from < to {
+		entries, err := tx.AuditEntries(from+1, int(to-from))
+		if err != nil {
+			return false, err
+		}
+		if len(entries) == 0 {
+			return true, nil
+		}
+		for _, e := range entries {
+			noun, _, _ := strings.Cut(e.Action, ".")
+			if !slices.Contains(ofAccounts[:], noun) {
+				return true, nil
+			}
+			from = e.Index
+		}
+	}
+	return false, nil
+}
+
+// ofAccounts are the nouns of what is done with accounts.
+var ofAccounts = [...]string{"user", "session", "household", "node", "app", "client", "hook", "webhook", "key", "settings", "token", "login"}
 
 // sighting is where a machine was last heard, as the store has it.
 type sighting struct {

@@ -127,7 +127,8 @@ func readDSN(cmd *cobra.Command, dsn string) (string, error) {
 }
 
 func (a *app) runCmd() *cobra.Command {
-	var listen, level string
+	var listen, level, proof string
+	var redis redisFlags
 	var resolvers []string
 	var keys keyFlags
 	cfg := hub.Config{Version: version}
@@ -149,6 +150,12 @@ One line on standard error says when it is ready.`,
 			if cfg.Resolvers, err = resolverAddrs(resolvers); err != nil {
 				return err
 			}
+			if cfg.Redis, err = redis.read(cmd); err != nil {
+				return err
+			}
+			if cfg.Apps, err = appProof(proof); err != nil {
+				return err
+			}
 			var lvl slog.Level
 			if err := lvl.UnmarshalText([]byte(level)); err != nil {
 				return cli.Usage("--log is debug, info, warn or error, not %.20q", level)
@@ -164,6 +171,9 @@ One line on standard error says when it is ready.`,
 	f.StringVar(&listen, "listen", "", "UDP address to listen on (default :51820, all addresses)")
 	f.StringArrayVar(&resolvers, "resolver", nil, "ask this resolver, ADDR or ADDR:PORT, for names outside the tunnel; may be repeated (default: the host's own)")
 	f.StringArrayVar(&cfg.PrivateDomains, "private-domain", nil, "a domain of the home network, such as fritz.box, whose names may have private addresses; may be repeated")
+	redis.add(cmd)
+	f.StringVar(&proof, "app-proof", "key", "how apps prove themselves to the hub's services: key, certificate (on port 443), both or either")
+	f.BoolVar(&cfg.HS256, "hs256", false, "sign access tokens with a shared secret, as Jarvis does, for services that know nothing else; weaker, see docs/accounts.md")
 	f.StringVar(&level, "log", "info", "least level of what is logged: debug, info, warn, error")
 	keys.add(cmd)
 	return cmd
