@@ -95,8 +95,10 @@ func (c *Caller) Actor() string {
 func (c *Caller) Grants(capability string) []json.RawMessage { return c.grants[capability] }
 
 // Authority judges credentials. Each call looks at what is stored now; nothing
-// is cached. An error that is no *Refusal means that the check could not run,
-// and the caller is refused with 503.
+// is cached. What is returned without an error is bound to p: the gate looks
+// again and refuses a session, node or app that names another machine or none.
+// An error that is no *Refusal means that the check could not run, and the
+// caller is refused with 503.
 type Authority interface {
 	// User judges an access token that peer p presents.
 	User(ctx context.Context, p peer.Peer, token string) (account.User, account.Session, error)
@@ -140,8 +142,8 @@ const (
 	ByEither
 )
 
-// GateConfig says how a Gate judges. Everything but Apps, Logger and Access is
-// needed; a Gate without it refuses everybody.
+// GateConfig says how a Gate judges. Everything but Domain, Apps, Access, Logger
+// and Now is needed; a Gate without it refuses everybody.
 type GateConfig struct {
 	// Service is the name of the service, as in svc:NAME.
 	Service string
@@ -159,28 +161,29 @@ type GateConfig struct {
 	Live *Live
 	// Apps says how apps prove themselves.
 	Apps AppProof
+	// Domain is the mesh's: a certificate may say NAME.DOMAIN for a peer's NAME.
+	Domain string
 	// Access is told of each request of a person that was let in; nil for
 	// nobody. It must not block.
 	Access func(c *Caller, method, route string, status int)
+	// Logger; nil discards.
 	Logger *slog.Logger
+	// Now is the clock that certificates are judged by; nil is time.Now.
+	Now func() time.Time
 }
 
-// Gate stands in front of every route of a service.
+// Gate stands in front of every route of a service. It is safe for concurrent
+// use.
 type Gate struct{ cfg GateConfig }
 
 // NewGate returns a gate.
 func NewGate(cfg GateConfig) *Gate {
 	cfg.Logger = orDiscard(cfg.Logger)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Gate{cfg}
 }
 
 // Refuser writes a refusal in the words and the form of a route.
 type Refuser func(w http.ResponseWriter, r *http.Request, why *Refusal)
-
-// Admit judges one request. It returns the caller and a context that ends when
-// the request loses what let it in; done must be called when the request has
-// been answered. param gives the value of a path parameter. An error is always
-// a *Refusal.
-func (g *Gate) Admit(r *http.Request, route string, need Requirement, param func(string) string) (c *Caller, ctx context.Context, limits http.Header, done func(status int), err error) {
-	return nil, nil, nil, nil, &Refusal{Status: http.StatusForbidden, Detail: "Nobody is let in yet."}
-}
