@@ -1,18 +1,23 @@
 package store
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/warrenmesh/warren/peer/account"
+)
 
 // The errors that callers tell apart with errors.Is. Each is a sentence for
 // the person at the hub; none ever holds a key, a password or a DSN.
 var (
-	// ErrNotFound: there is no such row.
-	ErrNotFound = errors.New("there is none")
+	// ErrNotFound: there is no such row. This and the next three are package
+	// account's own, so that its users need not know this package.
+	ErrNotFound = account.ErrNotFound
 	// ErrConflict: somebody else changed it first, or it is not in a state that allows the change.
-	ErrConflict = errors.New("it was changed in the meantime")
+	ErrConflict = account.ErrConflict
 	// ErrExists: the name, key or store is taken.
-	ErrExists = errors.New("it exists already")
+	ErrExists = account.ErrExists
 	// ErrInvalid: the value is refused; nothing was changed.
-	ErrInvalid = errors.New("not acceptable")
+	ErrInvalid = account.ErrInvalid
 	// ErrFull: no address is left in the range.
 	ErrFull = errors.New("no address is free")
 	// ErrInviteSpent: the invite was used by another key, has expired, was

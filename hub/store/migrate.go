@@ -14,12 +14,16 @@ import (
 //go:embed migrations/*.sql
 var embedded embed.FS
 
-// migration is one step of the schema, a file NNNN_name.sql. Steps are never
-// edited once released; a new one is added.
+// migration is one step of the schema, a file NNNN_name.sql. A file
+// NNNN_name.ENGINE.sql is run after it on that engine, in the same transaction.
+// Steps are never edited once released; a new one is added. They run as the
+// owner of the tables; one that changes rows of a table with households in it
+// says SET LOCAL ROLE warren_system first on PostgreSQL, or it sees none.
 type migration struct {
 	version int64
 	name    string
 	text    string
+	only    map[string]string // what follows on one engine, by its name
 }
 
 func (cfg Config) steps() ([]migration, error) {
@@ -36,17 +40,30 @@ func (cfg Config) steps() ([]migration, error) {
 		return nil, fmt.Errorf("reading migrations: %w", err)
 	}
 	var steps []migration
+	only := make(map[string]map[string]string)
 	for _, e := range entries {
-		number, _, ok := strings.Cut(e.Name(), "_")
+		number, rest, ok := strings.Cut(e.Name(), "_")
 		version, err := strconv.ParseInt(number, 10, 64)
-		if !ok || err != nil {
+		rest, sql := strings.CutSuffix(rest, ".sql")
+		if !ok || !sql || err != nil {
 			return nil, fmt.Errorf("reading migrations: %s is not called NNNN_name.sql", e.Name())
 		}
 		text, err := fs.ReadFile(dir, e.Name())
 		if err != nil {
 			return nil, fmt.Errorf("reading migrations: %w", err)
 		}
-		steps = append(steps, migration{version, e.Name(), string(text)})
+		name := number + "_" + rest
+		if base, engine, ok := strings.Cut(name, "."); ok {
+			if only[base] == nil {
+				only[base] = make(map[string]string)
+			}
+			only[base][engine] = string(text)
+			continue
+		}
+		if only[name] == nil {
+			only[name] = make(map[string]string)
+		}
+		steps = append(steps, migration{version, e.Name(), string(text), only[name]})
 	}
 	slices.SortFunc(steps, func(a, b migration) int { return cmp.Compare(a.version, b.version) })
 	for i, m := range steps {
@@ -82,7 +99,10 @@ func (s *Store) build(ctx context.Context, cfg Config, load func(*Tx) error) err
 	if err != nil {
 		return err
 	}
-	return s.updateSlowly(ctx, func(tx *Tx) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	return s.migrateSlowly(ctx, func(tx *Tx) error {
 		if there, err := tx.initialised(); err != nil {
 			return err
 		} else if there {
@@ -95,6 +115,9 @@ func (s *Store) build(ctx context.Context, cfg Config, load func(*Tx) error) err
 			if err := tx.migrate(m); err != nil {
 				return err
 			}
+		}
+		if err := tx.everywhere(); err != nil {
+			return err
 		}
 		if err := tx.setSealedMeta(metaKeyCheck, []byte(keyCheck)); err != nil {
 			return err
@@ -116,6 +139,13 @@ func (tx *Tx) migrate(m migration) error {
 	if err := tx.exec("migrating with "+m.name, m.text); err != nil {
 		return err
 	}
+	own := m.only[tx.s.engine.name]
+	if err := tx.exec("migrating with "+m.name, own); err != nil {
+		return err
+	}
+	if err := tx.exec("migrating with "+m.name, tx.s.engine.granted); err != nil {
+		return err
+	}
 	return tx.exec("migrating with "+m.name,
 		`INSERT INTO migrations (version, name, applied) VALUES ($1, $2, $3)`, m.version, m.name, nanos(tx.now))
 }
@@ -128,7 +158,7 @@ func (s *Store) ready(ctx context.Context, cfg Config) error {
 		return err
 	}
 	var version int64
-	err = s.View(ctx, func(tx *Tx) error {
+	err = s.transact(ctx, s.read, s.engine.snapshot, (*Tx).asOwner, func(tx *Tx) error {
 		there, err := tx.initialised()
 		if err != nil {
 			return err
@@ -147,8 +177,11 @@ func (s *Store) ready(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
 	for _, m := range steps[version:] {
-		err := s.updateSlowly(ctx, func(tx *Tx) error {
+		err := s.migrateSlowly(ctx, func(tx *Tx) error {
 			// Another hub on the same database may have been faster.
 			n, err := tx.count("reading schema version", `SELECT COUNT(*) FROM migrations WHERE version = $1`, m.version)
 			if err != nil || n > 0 {
@@ -164,16 +197,22 @@ func (s *Store) ready(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// updateSlowly is a writing transaction without time limits.
-func (s *Store) updateSlowly(ctx context.Context, fn func(*Tx) error) error {
-	return s.transactSlowly(ctx, s.write, nil, func(tx *Tx) error {
+// prepare makes what the schema needs and a transaction cannot make.
+func (s *Store) prepare(ctx context.Context) error {
+	if s.engine.prepare == nil {
+		return nil
+	}
+	return s.engine.prepare(ctx, s)
+}
+
+// migrateSlowly is a writing transaction of the tables' owner, without time
+// limits.
+func (s *Store) migrateSlowly(ctx context.Context, fn func(*Tx) error) error {
+	return s.transactSlowly(ctx, s.write, nil, (*Tx).asOwner, func(tx *Tx) error {
 		tx.writes = true
 		if err := tx.exec("lifting time limit", s.engine.unlimited); err != nil {
 			return err
 		}
-		if err := tx.exec("taking turns", s.engine.begin); err != nil {
-			return err
-		}
-		return fn(tx)
+		return taking(fn)(tx)
 	})
 }

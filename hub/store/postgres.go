@@ -27,10 +27,15 @@ func postgresEngine() engine {
 		name:      "postgresql",
 		hasTable:  `SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = $1`,
 		begin:     turn,
+		system:    becomeSystem,
+		tenant:    becomeTenant,
+		confine:   confineTenant,
 		unlimited: `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0`,
 		snapshot:  &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
 		classify:  classifyPostgres,
 		dead:      isDead,
+		prepare:   prepareRoles,
+		granted:   grantSystem,
 	}
 }
 
@@ -63,7 +68,7 @@ func connectPostgres(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.write = stdlib.OpenDB(*conn)
+	s.write = stdlib.OpenDB(*conn, stdlib.OptionAfterConnect(pinSchema))
 	s.write.SetMaxOpenConns(connections)
 	s.write.SetMaxIdleConns(connections)
 	s.write.SetConnMaxIdleTime(5 * time.Minute)
@@ -83,6 +88,8 @@ func classifyPostgres(err error) error {
 		switch {
 		case e.Code == "23505": // unique_violation
 			return ErrExists
+		case e.Code == "23503": // foreign_key_violation: what it belongs to
+			return ErrNotFound
 		case e.Code == "28P01" || e.Code == "28000": // invalid_password, invalid_authorization
 			return fmt.Errorf("%w: the server refuses the user or the password", ErrUnavailable)
 		case e.Code == "3D000": // invalid_catalog_name

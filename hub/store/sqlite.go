@@ -194,6 +194,9 @@ func classifySQLite(err error) error {
 	case sqlite3.ErrInterrupt:
 		return fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
 	case sqlite3.ErrConstraint:
+		if e.ExtendedCode == sqlite3.ErrConstraintForeignKey { // what it belongs to
+			return ErrNotFound
+		}
 		return ErrExists
 	}
 	return nil

@@ -80,12 +80,17 @@ type Store struct {
 // engine is the little in which the two databases differ.
 type engine struct {
 	name      string
-	hasTable  string            // SQL: how many tables are called $1
-	begin     string            // SQL run first in each writing transaction, may be ""
-	unlimited string            // SQL that lifts the time limit of the statements that follow, may be ""
-	snapshot  *sql.TxOptions    // what gives a reader one picture
-	classify  func(error) error // driver error to one of ours, or nil
-	dead      func(error) bool  // whether a connection broke that once worked, nil for never
+	hasTable  string                              // SQL: how many tables are called $1
+	begin     string                              // SQL run first in each writing transaction, may be ""
+	system    string                              // SQL that lets a transaction reach all households, may be ""
+	tenant    string                              // SQL that confines it to the one that confine names, may be ""
+	confine   string                              // SQL that names the household $1, may be ""
+	unlimited string                              // SQL that lifts the time limit of the statements that follow, may be ""
+	snapshot  *sql.TxOptions                      // what gives a reader one picture
+	classify  func(error) error                   // driver error to one of ours, or nil
+	dead      func(error) bool                    // whether a connection broke that once worked, nil for never
+	prepare   func(context.Context, *Store) error // makes what a schema needs outside of it, may be nil
+	granted   string                              // SQL run after each migration, may be ""
 }
 
 // Create makes a new, empty store at the newest schema. It refuses to
@@ -186,12 +191,12 @@ func (s *Store) Keep(ctx context.Context, fn func(*Tx) error) error {
 
 // View runs fn on one unchanging picture of the store. Its Tx cannot write.
 func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
-	return s.transact(ctx, s.read, s.engine.snapshot, fn)
+	return s.transact(ctx, s.read, s.engine.snapshot, (*Tx).everywhere, fn)
 }
 
 // viewSlowly is View without a time limit.
 func (s *Store) viewSlowly(ctx context.Context, fn func(*Tx) error) error {
-	return s.transactSlowly(ctx, s.read, s.engine.snapshot, func(tx *Tx) error {
+	return s.transactSlowly(ctx, s.read, s.engine.snapshot, (*Tx).everywhere, func(tx *Tx) error {
 		if s.engine.unlimited != "" {
 			if _, err := tx.tx.ExecContext(ctx, s.engine.unlimited); err != nil {
 				return s.fault("lifting time limit", err)
@@ -202,24 +207,30 @@ func (s *Store) viewSlowly(ctx context.Context, fn func(*Tx) error) error {
 }
 
 func (s *Store) update(ctx context.Context, fn func(*Tx) error) error {
-	return s.transact(ctx, s.write, nil, func(tx *Tx) error {
+	return s.transact(ctx, s.write, nil, (*Tx).everywhere, taking(fn))
+}
+
+// taking makes fn a writer: one that waits for its turn.
+func taking(fn func(*Tx) error) func(*Tx) error {
+	return func(tx *Tx) error {
 		tx.writes = true
-		if err := tx.exec("taking turns", s.engine.begin); err != nil {
+		if err := tx.exec("taking turns", tx.s.engine.begin); err != nil {
 			return err
 		}
 		return fn(tx)
-	})
+	}
 }
 
-func (s *Store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*Tx) error) error {
+func (s *Store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, reach, fn func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return s.transactSlowly(ctx, db, opts, fn)
+	return s.transactSlowly(ctx, db, opts, reach, fn)
 }
 
 // transactSlowly is transact without a time limit, for work whose length
-// depends on how much there is: backup, verification, migration.
-func (s *Store) transactSlowly(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(*Tx) error) error {
+// depends on how much there is: backup, verification, migration. reach says
+// whose data the transaction sees: everywhere, or a method value of a scope.
+func (s *Store) transactSlowly(ctx context.Context, db *sql.DB, opts *sql.TxOptions, reach, fn func(*Tx) error) error {
 	if s.closed.Load() {
 		return ErrClosed
 	}
@@ -229,7 +240,11 @@ func (s *Store) transactSlowly(ctx context.Context, db *sql.DB, opts *sql.TxOpti
 	}
 	// Also when fn panics. After Commit it does nothing.
 	defer func() { _ = sqltx.Rollback() }()
-	if err := fn(&Tx{ctx: ctx, s: s, tx: sqltx, now: s.now().UTC().Round(0)}); err != nil {
+	tx := &Tx{ctx: ctx, s: s, tx: sqltx, now: s.now().UTC().Round(0)}
+	if err := reach(tx); err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
 		return err
 	}
 	if err := sqltx.Commit(); err != nil {

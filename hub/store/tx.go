@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/warrenmesh/warren/peer/account"
 )
 
 // Tx is a running transaction. It belongs to one goroutine and is dead when
@@ -18,6 +20,9 @@ type Tx struct {
 	tx     *sql.Tx
 	now    time.Time // one moment for all that happens in the transaction
 	writes bool
+
+	tenant string                     // SQL that confines it again after asSystem, "" if nothing confines it
+	people map[account.UserID]*sealer // persons' keys that were read
 }
 
 // Now is the transaction's time: what it writes is stamped with it.
