@@ -2,6 +2,7 @@ package auth
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
@@ -37,9 +38,15 @@ func appOwner(id string) string  { return "app:" + id }
 
 // newSecret returns keyBytes of randomness in base64url without padding.
 func newSecret() string {
-	b := make([]byte, keyBytes)
-	_, _ = rand.Read(b) // never fails: it ends the program instead
-	return base64.RawURLEncoding.EncodeToString(b)
+	return base64.RawURLEncoding.EncodeToString(randomBytes(keyBytes))
+}
+
+// randomBytes returns n of them. crypto/rand never fails: where there is no
+// randomness it ends the program.
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
 }
 
 // addKey gives an owner a new key and returns its text, which is kept nowhere.
@@ -94,4 +101,14 @@ func ClientSecretMatches(tx account.Tx, c account.Client, secret string) bool {
 		return false
 	}
 	return anyDigest(tx.Digest(clientPurpose, []byte(secret)), []account.Key{{Digest: c.SecretDigest}})
+}
+
+// endKeys ends all keys of an owner at once. What replaces them is random, was
+// never a key's digest and has ended as well.
+func endKeys(tx account.Tx, owner string) error {
+	dead := account.Key{Digest: randomBytes(sha256.Size), Created: tx.Now(), Expires: tx.Now()}
+	if err := tx.AddKey(owner, dead, time.Time{}); err != nil {
+		return fmt.Errorf("ending keys: %w", err)
+	}
+	return nil
 }

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,9 +49,7 @@ func inviteHash(tx account.Tx, code string) []byte {
 
 // newInviteID is a random number that JSON numbers can hold, as clients expect.
 func newInviteID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:])
-	return strconv.FormatUint(binary.BigEndian.Uint64(b[:])>>12|1, 10)
+	return strconv.FormatUint(binary.BigEndian.Uint64(randomBytes(8))>>12|1, 10)
 }
 
 // findInvite finds an invite that can be used from machine p, and its
@@ -94,6 +91,9 @@ func (s *Service) acceptInvite(tx account.Tx, p peer.Peer, u account.UserID, cod
 	case !errors.Is(err, account.ErrNotFound):
 		return account.Membership{}, h, fmt.Errorf("finding a member: %w", err)
 	}
+	if err := roomFor(tx, h.ID, u); err != nil {
+		return account.Membership{}, h, err
+	}
 	// Of many who come at once one gets past here.
 	if in, err = tx.UseInvitation(in.CodeHash, u); err != nil {
 		if errors.Is(err, account.ErrConflict) || errors.Is(err, account.ErrNotFound) {
@@ -104,6 +104,10 @@ func (s *Service) acceptInvite(tx account.Tx, p peer.Peer, u account.UserID, cod
 	m := account.Membership{Household: h.ID, User: u, Role: min(in.Role, account.PowerUser), Joined: tx.Now()}
 	if err := tx.PutMembership(m); err != nil {
 		return account.Membership{}, h, fmt.Errorf("adding a member: %w", err)
+	}
+	ev := account.Event{Actor: "user:" + u.String(), Action: "household.member", Target: householdTarget(h.ID), Detail: map[string]string{"user": u.String(), "role": m.Role.String(), "invite": in.ID}}
+	if err := tx.Record(ev); err != nil {
+		return account.Membership{}, h, fmt.Errorf("recording a member: %w", err)
 	}
 	return m, h, nil
 }
