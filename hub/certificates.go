@@ -135,7 +135,7 @@ func (s *Server) Certificate(_ context.Context, p peer.Peer, r sync.CertificateR
 	if err != nil {
 		return sync.CertificateReply{}, err
 	}
-	return sync.CertificateReply{Server: string(pair.Server), Client: string(pair.Client), Roots: string(a.PEM()), NotAfter: pair.NotAfter}, nil
+	return sync.CertificateReply{Server: string(pair.Server), Client: string(pair.Client), Roots: string(a.PEM()), NotAfter: pair.NotAfter, Now: s.cfg.Now().UTC()}, nil
 }
 
 // Roots are the certificates, PEM, that whoever wants to trust the hub's own

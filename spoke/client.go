@@ -33,6 +33,8 @@ type Client struct {
 	bind  *udp.Bind
 	sync  *sync.Client
 
+	vouched vouched
+
 	view  atomic.Pointer[view]
 	ready chan struct{} // closed when the hub has told this machine its slice
 	left  chan struct{} // closed when this machine has left the mesh

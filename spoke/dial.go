@@ -179,10 +179,11 @@ func (c *Client) names(short string) []netip.Addr {
 }
 
 // HTTPClient returns a client whose requests go through the mesh: the names in
-// its URLs are the mesh's. It follows no proxy settings of the environment.
+// its URLs are the mesh's, and https is DialTLS. It follows no proxy settings
+// of the environment.
 func (c *Client) HTTPClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{
-		DialContext: c.Dial, ForceAttemptHTTP2: true, MaxIdleConns: 16, IdleConnTimeout: 30 * time.Second,
+		DialContext: c.Dial, DialTLSContext: c.DialTLS, MaxIdleConns: 16, IdleConnTimeout: 30 * time.Second,
 	}}
 }
 

@@ -22,6 +22,7 @@ type runFlags struct {
 	serves    []string
 	socks     string
 	httpProxy string
+	certs     string
 	tun       bool
 	verbose   bool
 }
@@ -38,6 +39,8 @@ know nothing of the mesh use it through them:
   --socks       a SOCKS5 proxy, TCP and UDP; names are the mesh's
   --http-proxy  an HTTP proxy, CONNECT and http:// URLs
   --serve       something on this machine gets a name on the mesh
+  --certs       keep certificates of the hub's authority in a directory, for
+                programs that do their own mutual TLS; renewed long before a day
   --tun         a real network interface; needs root or CAP_NET_ADMIN
 
 A door has no password: whoever can connect to it speaks with this machine's
@@ -56,6 +59,7 @@ What is not on the mesh is refused, never dialed from this machine.`,
 	flags.StringVar(&f.socks, "socks", "", "`ADDR` for a SOCKS5 proxy, as in 127.0.0.1:1080")
 	flags.StringVar(&f.httpProxy, "http-proxy", "", "`ADDR` for an HTTP proxy, as in 127.0.0.1:8118")
 	flags.StringArrayVar(&f.serves, "serve", nil, "`NAME=HOST:PORT` to offer to the mesh, may be repeated")
+	flags.StringVar(&f.certs, "certs", "", "`DIR` to keep key.pem, server.pem, client.pem and ca.pem in")
 	flags.BoolVar(&f.tun, "tun", false, "make a network interface, warren0, for the whole machine")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -131,6 +135,9 @@ func (a *app) run(cmd *cobra.Command, f *runFlags) error {
 	}
 	g.Go(func() error { return c.Run(ctx) })
 	g.Go(func() error { return c.Control(ctx) })
+	if f.certs != "" {
+		g.Go(func() error { return c.KeepCertificates(ctx, f.certs) })
+	}
 	g.Go(func() error {
 		if c.Ready(ctx) == nil {
 			m := c.Membership()

@@ -26,6 +26,9 @@ type CertificateReply struct {
 	// and no others from before.
 	Roots    string    `json:"roots"`
 	NotAfter time.Time `json:"not_after"`
+	// Now is the hub's clock, by which the certificates are judged: a machine
+	// without a clock of its own starts in 1970.
+	Now time.Time `json:"now"`
 }
 
 func (h *handler) certificate(w http.ResponseWriter, r *http.Request) {

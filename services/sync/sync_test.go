@@ -77,6 +77,13 @@ func (b *board) Unserve(_ context.Context, p peer.Peer, name string) error {
 	return nil
 }
 
+func (b *board) Certificate(_ context.Context, p peer.Peer, r CertificateRequest) (CertificateReply, error) {
+	if len(r.Request) == 0 {
+		return CertificateReply{}, &Problem{http.StatusBadRequest, "This is no request."}
+	}
+	return CertificateReply{Server: "server of " + p.Name, Client: "client of " + p.Name, Roots: "roots"}, nil
+}
+
 func (b *board) Leave(_ context.Context, p peer.Peer) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
