@@ -50,6 +50,7 @@ type Scoped interface {
 	// MoveBlob changes the state from one to another and sets its payload if
 	// that is not nil; ErrConflict if the state is not from.
 	MoveBlob(kind BlobKind, id, from, to string, payload []byte) error
+	DeleteBlob(kind BlobKind, id string) error
 	// RaiseVersion sets the highest version of one kind of setting of a node;
 	// ErrConflict unless it is above the last one. Versions outlive the blobs.
 	RaiseVersion(node, configType string, version uint64) error
@@ -80,6 +81,8 @@ const (
 	BlobRequest BlobKind = "request" // a settings request and its snapshot
 	BlobPush    BlobKind = "push"    // settings on their way to a node
 	BlobKey     BlobKind = "key"     // K2, sealed to a node's pinned key
+	BlobPin     BlobKind = "pin"     // a node's public key that K2 is sealed to
+	BlobCommand BlobKind = "command" // something a node is told to do
 )
 
 // Blob is something sealed on its way between a person's phone and a node.
