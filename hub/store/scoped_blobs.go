@@ -42,7 +42,7 @@ func (sc *scoped) PutBlob(b account.Blob) error {
 
 func checkBlob(b account.Blob) error {
 	switch b.Kind {
-	case account.BlobRequest, account.BlobPush, account.BlobKey:
+	case account.BlobRequest, account.BlobPush, account.BlobKey, account.BlobPin, account.BlobCommand:
 	default:
 		return fmt.Errorf("%w: %.40q is no kind of blob", ErrInvalid, b.Kind)
 	}
@@ -138,6 +138,14 @@ func (sc *scoped) MoveBlob(kind account.BlobKind, id, from, to string, payload [
 		err = fmt.Errorf("%s: %w", doing, ErrConflict)
 	}
 	return err
+}
+
+// DeleteBlob removes one; ErrNotFound if there is none.
+func (sc *scoped) DeleteBlob(kind account.BlobKind, id string) error {
+	if !storable(string(kind), maxLabel) || !storable(id, maxLabel) {
+		return ErrNotFound
+	}
+	return sc.must("removing blob", `DELETE FROM blobs WHERE household = $1 AND kind = $2 AND id = $3`, string(kind), id)
 }
 
 // RaiseVersion sets the highest version of one kind of setting of a node;
