@@ -195,3 +195,10 @@ func parseInside(plaintext []byte) (inside, error) {
 	}
 	return in, nil
 }
+
+// Versioned says whether it has the form with a version inside, as far as can be
+// seen from outside.
+func (s Sealed) Versioned() bool {
+	nonce, err := decode("nonce", s.Nonce)
+	return err == nil && len(nonce) == longSize
+}
