@@ -11,62 +11,8 @@ import (
 	"time"
 
 	"github.com/warrenmesh/warren/hub/audit"
+	"github.com/warrenmesh/warren/peer/account"
 )
-
-// kind is how a column's value is written in a backup.
-type kind uint8
-
-const (
-	number kind = iota // int64
-	words              // string
-	octets             // []byte, never NULL
-	sealed             // []byte, opened for the backup and sealed again for the new store
-)
-
-type column struct {
-	name string
-	kind kind
-}
-
-// table is how one table is written to a backup and read from it. The first
-// column identifies the row.
-type table struct {
-	name, read, write string
-	columns           []column
-}
-
-// tables is in an order in which no row refers to one that comes later.
-func tables() []table {
-	return []table{
-		{"meta", `SELECT key, value FROM meta ORDER BY key`,
-			`INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
-			[]column{{"key", words}, {"value", octets}}},
-		{"secrets", `SELECT name, value FROM secrets ORDER BY name`,
-			`INSERT INTO secrets (name, value) VALUES ($1, $2)`,
-			[]column{{"name", words}, {"value", sealed}}},
-		{"addresses", `SELECT idx, holder, freed FROM addresses ORDER BY idx`,
-			`INSERT INTO addresses (idx, holder, freed) VALUES ($1, $2, $3)`,
-			[]column{{"idx", number}, {"holder", words}, {"freed", number}}},
-		{"peers", `SELECT id, name, public_key, idx, kind, owner, tags, household, quarantined, created, psk, endpoint, last_handshake FROM peers ORDER BY idx`,
-			`INSERT INTO peers (id, name, public_key, idx, kind, owner, tags, household, quarantined, created, psk, endpoint, last_handshake)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-			[]column{{"id", words}, {"name", words}, {"public_key", octets}, {"idx", number}, {"kind", words}, {"owner", words}, {"tags", words},
-				{"household", words}, {"quarantined", number}, {"created", number}, {"psk", sealed}, {"endpoint", words}, {"last_handshake", number}}},
-		{"policies", `SELECT generation, text, author, at, confirm_by FROM policies ORDER BY generation`,
-			`INSERT INTO policies (generation, text, author, at, confirm_by) VALUES ($1, $2, $3, $4, $5)`,
-			[]column{{"generation", number}, {"text", octets}, {"author", words}, {"at", number}, {"confirm_by", number}}},
-		{"services", `SELECT name, target, ports, host, idx, created FROM services ORDER BY idx`,
-			`INSERT INTO services (name, target, ports, host, idx, created) VALUES ($1, $2, $3, $4, $5, $6)`,
-			[]column{{"name", words}, {"target", words}, {"ports", words}, {"host", words}, {"idx", number}, {"created", number}}},
-		{"flows", `SELECT src, dst, proto, port, allowed, reason, count, first_seen, last_seen FROM flows ORDER BY last_seen`,
-			`INSERT INTO flows (src, dst, proto, port, allowed, reason, count, first_seen, last_seen) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			[]column{{"src", words}, {"dst", words}, {"proto", number}, {"port", number}, {"allowed", number}, {"reason", words},
-				{"count", number}, {"first_seen", number}, {"last_seen", number}}},
-		{"audit", `SELECT idx, at, event, prev, hash FROM audit ORDER BY idx`,
-			`INSERT INTO audit (idx, at, event, prev, hash) VALUES ($1, $2, $3, $4, $5)`,
-			[]column{{"idx", number}, {"at", number}, {"event", words}, {"prev", octets}, {"hash", octets}}},
-	}
-}
 
 // ownMeta are the rows of meta that every store makes for itself.
 func ownMeta(key string) bool { return key == metaKeyCheck || key == metaAudit || key == metaEpoch }
@@ -87,8 +33,9 @@ type record struct {
 // Backup writes the whole store, as it is at one moment, to w as one encrypted
 // file that Restore reads on either engine. Writers go on meanwhile. With a
 // passphrase the file can be restored on another machine by whoever knows it;
-// with nil it needs this store's master key. Invites are left out: a restore
-// would bring used ones to life again.
+// with nil it needs this store's master key. Left out is what a restore must
+// not bring to life again: invites and invitations, sign-ins, and people's keys,
+// without which what is personal in the file cannot be read (BackupPeople).
 func (s *Store) Backup(ctx context.Context, w io.Writer, passphrase []byte) error {
 	stream, err := newSealWriter(w, lock{passphrase, s.backupKey})
 	if err != nil {
@@ -144,6 +91,7 @@ func (tx *Tx) dump(lines *json.Encoder) error {
 // dumpRow reads one row into values by column name, nil for a row that stays.
 func (tx *Tx) dumpRow(t table, scan func(...any) error) (map[string]any, error) {
 	dest := make([]any, len(t.columns))
+	var kept []any
 	for i, c := range t.columns {
 		switch c.kind {
 		case number:
@@ -153,14 +101,20 @@ func (tx *Tx) dumpRow(t table, scan func(...any) error) (map[string]any, error) 
 		default:
 			dest[i] = new([]byte)
 		}
+		if c.kind != reckoned {
+			kept = append(kept, dest[i])
+		}
 	}
-	if err := scan(dest...); err != nil {
+	if err := scan(kept...); err != nil {
 		return nil, err
 	}
 	values := make(map[string]any, len(t.columns))
 	for i, c := range t.columns {
+		if c.kind == reckoned {
+			continue
+		}
 		if c.kind == sealed {
-			plain, err := tx.s.seal.open(t.name, c.name, *dest[0].(*string), *dest[i].(*[]byte))
+			plain, err := tx.s.seal.open(t.name, c.name, t.row(dest), *dest[i].(*[]byte))
 			if err != nil {
 				return nil, err
 			}
@@ -194,43 +148,76 @@ type Restored struct {
 	// Audit is the number of audit entries, all verified, without the one
 	// that records the restore.
 	Audit uint64
+	// People is how many persons are back. Lost are the numbers of those who
+	// were left out: erased since, or without a key in the people file.
+	People int
+	Lost   []account.UserID
 }
 
-// Restore makes a new store from a backup, under cfg.Key, which need not be the
-// key of the old one if the backup has a passphrase. It never overwrites
+// From is what a store is restored from.
+type From struct {
+	Backup io.Reader
+	// People is what BackupPeople wrote, nil for none: then nobody comes
+	// back, nor anything that is sealed under somebody's key.
+	People io.Reader
+	// Passphrase opens both; nil for the master key.
+	Passphrase []byte
+	// Erased are people who are known to have been erased after the backup
+	// was made: they do not come back, whatever the two files hold.
+	Erased []account.UserID
+}
+
+// Restore is RestoreFrom a backup without its people file.
+func Restore(ctx context.Context, cfg Config, r io.Reader, passphrase []byte) (Restored, error) {
+	return RestoreFrom(ctx, cfg, From{Backup: r, Passphrase: passphrase})
+}
+
+// RestoreFrom makes a new store from a backup, under cfg.Key, which need not be
+// the key of the old one if the backup has a passphrase. It never overwrites
 // (ErrExists). A backup that is truncated, altered or not ours leaves nothing
 // behind (ErrBackup, ErrBackupKey); one from a newer version is ErrNewer. The
 // store is left closed.
-func Restore(ctx context.Context, cfg Config, r io.Reader, passphrase []byte) (Restored, error) {
-	var done Restored
-	key, err := cfg.Key.subkey("backup")
-	if err != nil {
-		return done, fmt.Errorf("restoring backup: %w", err)
-	}
-	stream, err := newSealReader(r, lock{passphrase, key})
-	if err != nil {
-		return done, fmt.Errorf("restoring backup: %w", err)
-	}
-	load := func(tx *Tx) error {
-		done, err = tx.load(stream)
-		return err
-	}
-	if cfg.DSN == "" {
-		err = createSQLite(ctx, cfg, load)
-	} else {
-		var s *Store
-		if s, err = connectPostgres(ctx, cfg); err == nil {
-			err = errors.Join(s.build(ctx, cfg, load), s.Close())
-		}
-	}
+func RestoreFrom(ctx context.Context, cfg Config, from From) (Restored, error) {
+	done, err := restore(ctx, cfg, from)
 	if err != nil {
 		return Restored{}, fmt.Errorf("restoring backup: %w", err)
 	}
 	return done, nil
 }
 
-// load fills a new store from a backup's lines.
-func (tx *Tx) load(stream io.Reader) (Restored, error) {
+func restore(ctx context.Context, cfg Config, from From) (done Restored, err error) {
+	key, err := cfg.Key.subkey("backup")
+	if err != nil {
+		return done, err
+	}
+	stream, err := newSealReader(from.Backup, lock{from.Passphrase, key})
+	if err != nil {
+		return done, err
+	}
+	people, err := readPeople(from.People, lock{from.Passphrase, key})
+	if err != nil {
+		return done, err
+	}
+	load := func(tx *Tx) error {
+		done, err = tx.load(stream, func(done *Restored) error {
+			done.People, done.Lost, err = tx.loadPeople(people, from.Erased)
+			return err
+		})
+		return err
+	}
+	if cfg.DSN == "" {
+		return done, createSQLite(ctx, cfg, load)
+	}
+	s, err := connectPostgres(ctx, cfg)
+	if err != nil {
+		return done, err
+	}
+	err = errors.Join(s.build(ctx, cfg, load), s.Close())
+	return done, err
+}
+
+// load fills a new store from a backup's lines, then calls people.
+func (tx *Tx) load(stream io.Reader, people func(*Restored) error) (Restored, error) {
 	in := json.NewDecoder(bufio.NewReader(stream))
 	var first record
 	if err := in.Decode(&first); err != nil {
@@ -258,6 +245,9 @@ func (tx *Tx) load(stream io.Reader) (Restored, error) {
 	if err := errors.Join(tx.setEpoch(done.Epoch), tx.setAuditHead(head)); err != nil {
 		return Restored{}, err
 	}
+	if err := people(&done); err != nil {
+		return Restored{}, err
+	}
 	peers, err := tx.Peers()
 	if err != nil {
 		return Restored{}, err
@@ -267,6 +257,7 @@ func (tx *Tx) load(stream io.Reader) (Restored, error) {
 	}
 	return done, tx.Record(audit.Event{Actor: "hub", Action: "store.restore", Detail: map[string]string{
 		"made": first.Created.Format(time.RFC3339), "epoch": fmt.Sprint(done.Epoch), "peers": fmt.Sprint(len(peers)),
+		"people": fmt.Sprint(done.People), "left out": fmt.Sprint(len(done.Lost)),
 	}})
 }
 
@@ -330,6 +321,10 @@ func (tx *Tx) loadRow(t table, text json.RawMessage) ([]any, error) {
 	}
 	args := make([]any, len(t.columns))
 	for i, c := range t.columns {
+		if c.kind == reckoned {
+			args[i] = []byte(c.name + "/" + t.row(args)) // anything that no other row has
+			continue
+		}
 		raw, ok := values[c.name]
 		if !ok {
 			raw = json.RawMessage("null")
@@ -348,7 +343,7 @@ func (tx *Tx) loadRow(t table, text json.RawMessage) ([]any, error) {
 		case octets, sealed:
 			var b []byte
 			if err = json.Unmarshal(raw, &b); err == nil && c.kind == sealed {
-				b, err = tx.s.seal.seal(t.name, c.name, args[0].(string), b)
+				b, err = tx.s.seal.seal(t.name, c.name, t.row(args), b)
 			}
 			// nil would be NULL; SQLite's driver reads an empty value as nil.
 			args[i] = append([]byte{}, b...)

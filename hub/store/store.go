@@ -36,6 +36,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +76,7 @@ type Store struct {
 	now         func() time.Time
 	log         *slog.Logger
 	closed      atomic.Bool
+	people      sync.Mutex // held while a people file is written
 }
 
 // engine is the little in which the two databases differ.
