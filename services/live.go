@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -161,7 +162,7 @@ var refuseLess = &Refusal{Status: http.StatusUnauthorized, Detail: "What you may
 // try judges until there is an answer or no time left.
 func try(ctx context.Context, judge func(context.Context) (*Caller, error)) (*Caller, error) {
 	for {
-		c, err := judge(ctx)
+		c, err := safely(ctx, judge)
 		var why *Refusal
 		if err == nil || errors.As(err, &why) {
 			return c, err
@@ -174,6 +175,16 @@ func try(ctx context.Context, judge func(context.Context) (*Caller, error)) (*Ca
 		case <-t.C:
 		}
 	}
+}
+
+// safely keeps a judgement that panics from ending the hub: it could not run.
+func safely(ctx context.Context, judge func(context.Context) (*Caller, error)) (c *Caller, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c, err = nil, fmt.Errorf("judging a request: panic of type %T", p)
+		}
+	}()
+	return judge(ctx)
 }
 
 // less reports whether a caller may do less than before.
