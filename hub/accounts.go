@@ -1,8 +1,102 @@
 package hub
 
-import "net/http"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
 
-// accounts are the services about people.
-type accounts struct{}
+	"github.com/warrenmesh/warren/peer"
+	"github.com/warrenmesh/warren/services"
+	"github.com/warrenmesh/warren/services/auth"
+	"github.com/warrenmesh/warren/services/router"
+)
 
-func (a *accounts) handler(string) http.Handler { return http.NotFoundHandler() }
+// accounts are the services about people and what acts for them: auth, command
+// and hooks. They share the requests that are running, so that one change is
+// felt by all, and the limits.
+type accounts struct {
+	auth    *auth.Service
+	live    *services.Live
+	routers map[string]*router.Router
+}
+
+// openAccounts builds the services. Nothing is served yet.
+func (s *Server) openAccounts(ctx context.Context) (err error) {
+	a := &accounts{live: services.NewLive()}
+	var counter services.Limiter = services.NewMemoryLimiter(s.cfg.Now)
+	s.accounts = a // Close ends what was opened
+	if a.auth, err = auth.New(ctx, s.authConfig(a.live)); err != nil {
+		return err
+	}
+	tables := map[string][]interface{ Register(*router.Router) }{
+		"auth": {}, "command": {}, "hooks": {},
+	}
+	a.routers = make(map[string]*router.Router, len(tables))
+	for name, parts := range tables {
+		r := router.New(s.routerConfig(name, counter))
+		for _, p := range parts {
+			p.Register(r)
+		}
+		// A route that asks for nothing, or is there twice, is a hole: better
+		// no hub than that.
+		if err := r.Check(); err != nil {
+			return fmt.Errorf("opening service %s: %w", name, err)
+		}
+		a.routers[name] = r
+	}
+	return nil
+}
+
+// issuer is the iss of tokens.
+func (s *Server) issuer() string { return "https://auth." + s.set.domain }
+
+func (s *Server) authConfig(live *services.Live) auth.Config {
+	return auth.Config{
+		Store: s.store.Accounts(), Data: s.store.Data(), Roster: s.roster, Issuer: s.issuer(), Live: live,
+		Admin: s.adminMachine, HS256: s.cfg.HS256,
+		Logger: s.log, Now: s.cfg.Now,
+	}
+}
+
+// adminMachine reports whether a machine is the admin's own: it may make the
+// first account.
+func (s *Server) adminMachine(p peer.Peer) bool {
+	return p.Owner != "" && p.Owner == s.set.admin && len(p.Tags) == 0
+}
+
+func (s *Server) routerConfig(name string, counter services.Limiter) router.Config {
+	gate := services.NewGate(services.GateConfig{
+		Service: name, Authority: s.accounts.auth.Authority(), Roster: s.roster, Grants: s.grants,
+		Limit: counter, Live: s.accounts.live, Apps: s.cfg.Apps, Access: s.accounts.auth.Access, Logger: s.log,
+	})
+	cfg := router.Config{Service: name, Title: "Warren: " + name, Version: s.cfg.Version, Gate: gate, Logger: s.log}
+	if name == "command" {
+		cfg.Health = "healthy" // Jarvis' word
+	}
+	return cfg
+}
+
+// grants are what the live policy grants a machine for a service.
+func (s *Server) grants(p peer.Peer, name string) map[string][]json.RawMessage {
+	snap := s.snap.Load()
+	svc, ok := snap.service(name)
+	if !ok {
+		return nil
+	}
+	return snap.filter.Grants(p.V4, svc.V4)
+}
+
+// handler answers for one of the services.
+func (a *accounts) handler(name string) http.Handler { return a.routers[name] }
+
+// run does what is due: running requests judged again, upkeep of accounts.
+func (a *accounts) run(ctx context.Context) error { return a.live.Run(ctx) }
+
+// accountRoutes adds the commands about accounts.
+func (s *Server) accountRoutes(mux *http.ServeMux) {
+	s.personRoutes(mux)
+	s.householdRoutes(mux)
+	s.machineRoutes(mux)
+	s.clientRoutes(mux)
+}

@@ -74,6 +74,7 @@ func (s *Server) api() http.Handler {
 	handle(mux, s, "unpublish", s.Unpublish)
 	s.policyRoutes(mux)
 	s.auditRoutes(mux)
+	s.accountRoutes(mux)
 	return mux
 }
 

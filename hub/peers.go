@@ -135,8 +135,12 @@ func (s *Server) Invite(ctx context.Context, actor string, spec control.PeerSpec
 	if err != nil {
 		return invite.Code{}, fmt.Errorf("making invite key: %w", err)
 	}
+	detail, err := s.detail(ctx, &spec)
+	if err != nil {
+		return invite.Code{}, err
+	}
 	var inv store.Invite
-	_, err = s.change(ctx, audit.Event{Actor: actor, Action: "invite.create", Target: spec.Name, Detail: detail(&spec)},
+	_, err = s.change(ctx, audit.Event{Actor: actor, Action: "invite.create", Target: spec.Name, Detail: detail},
 		func(tx *store.Tx) error {
 			inv, err = tx.AddInvite(store.Invite{
 				PublicKey: key.Public(), PSK: psk, Name: spec.Name, Owner: spec.Owner, Household: spec.Household,
@@ -155,14 +159,19 @@ func (s *Server) Invite(ctx context.Context, actor string, spec control.PeerSpec
 	}, nil
 }
 
-func detail(spec *control.PeerSpec) map[string]string {
+// detail is what the audit log keeps of a spec.
+func (s *Server) detail(ctx context.Context, spec *control.PeerSpec) (map[string]string, error) {
+	owner, err := s.pseudonym(ctx, spec.Owner)
+	if err != nil {
+		return nil, err
+	}
 	d := make(map[string]string)
-	for k, v := range map[string]string{"owner": spec.Owner, "household": spec.Household, "tags": strings.Join(spec.Tags, " ")} {
+	for k, v := range map[string]string{"owner": owner, "household": spec.Household, "tags": strings.Join(spec.Tags, " ")} {
 		if v != "" {
 			d[k] = v
 		}
 	}
-	return d
+	return d, nil
 }
 
 func nameTaken(err error, name string) error {
@@ -184,8 +193,12 @@ func (s *Server) Phone(ctx context.Context, actor string, req control.PhoneReque
 	if err != nil {
 		return control.PhoneReply{}, fmt.Errorf("making pre-shared key: %w", err)
 	}
+	detail, err := s.detail(ctx, &req.PeerSpec)
+	if err != nil {
+		return control.PhoneReply{}, err
+	}
 	var added store.Peer
-	_, err = s.change(ctx, audit.Event{Actor: actor, Action: "peer.phone", Target: req.Name, Detail: detail(&req.PeerSpec)},
+	_, err = s.change(ctx, audit.Event{Actor: actor, Action: "peer.phone", Target: req.Name, Detail: detail},
 		func(tx *store.Tx) error {
 			added, err = tx.AddPeer(store.NewPeer{
 				Name: req.Name, PublicKey: req.PublicKey, PSK: psk, Kind: peer.KindPhone,

@@ -152,6 +152,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.openStack(); err != nil {
 		return nil, err
 	}
+	if err := s.openAccounts(ctx); err != nil {
+		return nil, err
+	}
 	return s, s.openServices(ctx)
 }
 
@@ -235,6 +238,8 @@ func (s *Server) Run(ctx context.Context) error {
 	s.group.Go(func() error { return s.serveControl(s.ctx) })
 	s.group.Go(func() error { return s.sweep(s.ctx) })
 	s.group.Go(func() error { return s.greet(s.ctx) })
+	s.group.Go(func() error { return s.accounts.live.Run(s.ctx) })
+	s.group.Go(func() error { return s.accounts.auth.Run(s.ctx) })
 	s.log.Info("hub ready", "udp", s.ListenAddr().String(), "endpoint", s.set.endpoint, "key", s.key.Public().String(),
 		"peers", len(s.snap.Load().peers), "generation", s.snap.Load().policy.Generation)
 	if why := s.snap.Load().recovery; why != "" {
@@ -354,6 +359,8 @@ func (s *Server) putInForce(ctx context.Context) (netstack.Cut, error) {
 	}
 	s.listen(snap)
 	s.changed.notify()
+	// Whoever lost the mesh, or a capability, loses the requests that run.
+	s.accounts.live.Judge()
 	return cut, nil
 }
 

@@ -108,7 +108,7 @@ func (a *app) keysCmd() *cobra.Command {
 	return group("keys", "people", "The keys that sign tokens: list, rotate",
 		`Access tokens are signed with a key that is replaced every 30 days by itself. The
 one before goes on verifying for an hour, longer than any token lives.`,
-		a.keysList(), a.keysRotate())
+		a.keysList(), a.keysRotate(), a.keysSecret())
 }
 
 func (a *app) keysList() *cobra.Command {
@@ -133,6 +133,21 @@ func (a *app) keysRotate() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Tokens are signed with %s now.\n", k.ID)
+			return nil
+		}}
+}
+
+func (a *app) keysSecret() *cobra.Command {
+	return &cobra.Command{Use: "secret", Short: "Print the secret of tokens in Jarvis' form (hub run --hs256)", Args: cobra.NoArgs,
+		Long: `Prints the secret that services outside need to verify access tokens in Jarvis'
+form. Who has it can make such tokens, for anybody: use it while you move, and
+no longer. That it was shown is in the audit log.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var reply control.KeyReply
+			if err := a.call(cmd, "keys/secret", nil, &reply); err != nil {
+				return err
+			}
+			show(cmd, reply.Key, "Services know it as AUTH_SECRET_KEY or JARVIS_AUTH_SECRET_KEY.")
 			return nil
 		}}
 }

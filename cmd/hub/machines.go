@@ -81,7 +81,7 @@ func (a *app) appAdd() *cobra.Command {
 		Long: `Adds an app and prints its key, once, alone on standard output.
 
 Without --peer the app is bound to the first machine that proves the key. Without
---service it may call nothing; "*" is every service.`,
+--service it may call auth, to ask who somebody is; "*" is every service.`,
 		Example: "  hub app add command-center --service auth > key\n  hub app add tools --admin --peer ann-laptop > key",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec.ID = args[0]
@@ -98,7 +98,7 @@ Without --peer the app is bound to the first machine that proves the key. Withou
 		}}
 	f := cmd.Flags()
 	f.StringVar(&spec.Peer, "peer", "", "the machine it runs on")
-	f.StringArrayVar(&spec.Services, "service", nil, "a service it may call; may be repeated; * for all")
+	f.StringArrayVar(&spec.Services, "service", nil, "a service it may call; may be repeated; * for all (default auth)")
 	f.BoolVar(&spec.Admin, "admin", false, "a key of the admin's own tools")
 	completeFlag(a, cmd, "peer", "peers", peerWord)
 	return cmd

@@ -70,12 +70,13 @@ func (a *app) userList() *cobra.Command {
 }
 
 func (a *app) userPasswd() *cobra.Command {
-	return &cobra.Command{Use: "passwd WHO", Short: "Give a person a new password; they are signed out everywhere", Args: cobra.ExactArgs(1),
-		Long: `Sets a password that you choose. The person is signed out everywhere, and has to
-choose one of their own after signing in.`,
+	var req control.UserRequest
+	cmd := &cobra.Command{Use: "passwd WHO", Short: "Give a person a new password; they are signed out everywhere", Args: cobra.ExactArgs(1),
+		Long: `Sets a person's password and signs them out everywhere. With --temporary it lasts
+a day, and they are asked to choose one of their own.`,
 		ValidArgsFunction: completer(a, "user/list", userWord),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			req := control.UserRequest{User: args[0]}
+			req.User = args[0]
 			if req.Password, err = cli.Password(); err != nil {
 				return err
 			}
@@ -85,6 +86,8 @@ choose one of their own after signing in.`,
 			fmt.Fprintf(cmd.OutOrStdout(), "%s has a new password, and is signed out everywhere.\n", args[0])
 			return nil
 		}}
+	cmd.Flags().BoolVar(&req.Temporary, "temporary", false, "it lasts a day and has to be changed")
+	return cmd
 }
 
 func (a *app) userRm() *cobra.Command {

@@ -88,14 +88,13 @@ const maxImport = 4 << 20
 
 func (a *app) userImport() *cobra.Command {
 	return &cobra.Command{Use: "import FILE", Short: "Bring people in from a Jarvis, with their passwords", Args: cobra.ExactArgs(1),
-		Long: `Adds the people in a file. FILE may be - for standard input. It is JSON:
+		Long: `Adds the people in a file, all of them or none. FILE may be - for standard input.
+It holds one JSON object a line:
 
-  {"users": [{"email": "ann@example.org", "username": "ann",
-              "password_hash": "$2b$12$…", "is_superuser": false}]}
+  {"email": "ann@example.org", "username": "ann", "password_hash": "$2b$12$…", "superuser": true}
 
 Password hashes are bcrypt ($2a$, $2b$, $2y$) or Argon2id ($argon2id$…); a person
-keeps their password, and a bcrypt hash is replaced when they next sign in. Who
-is there already is left alone and named.`,
+keeps their password, and a bcrypt hash is replaced when they next sign in.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := cmd.InOrStdin()
 			if args[0] != "-" {
@@ -117,8 +116,7 @@ is there already is left alone and named.`,
 			if err := a.call(cmd, "user/import", control.ImportRequest{Document: b}, &reply); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Added %d.\n", reply.Added)
-			warn(cmd, reply.Skipped)
+			fmt.Fprintf(cmd.OutOrStdout(), "Added %s.\n", cli.Plural(reply.Added, "account"))
 			return nil
 		}}
 }

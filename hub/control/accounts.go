@@ -17,12 +17,14 @@ type UserSpec struct {
 	Password  string `json:"password"`
 }
 
-// UserRequest names one person. Password is a secret; only user/password reads
-// it. Session is one of theirs, "" for all; only user/logout reads it.
+// UserRequest names one person.
 type UserRequest struct {
-	User     string `json:"user"`
-	Password string `json:"password,omitempty"`
-	Session  string `json:"session,omitempty"`
+	User string `json:"user"`
+	// Password is a secret; only user/passwd reads it, and Temporary.
+	Password  string `json:"password,omitempty"`
+	Temporary bool   `json:"temporary,omitempty"`
+	// Session is one of theirs, "" for all; only user/logout reads it.
+	Session string `json:"session,omitempty"`
 }
 
 // UserInfo is one row of `hub user list`.
@@ -57,15 +59,14 @@ type SessionInfo struct {
 	Expires time.Time      `json:"expires"`
 }
 
-// ImportRequest carries accounts of another system, one JSON document.
+// ImportRequest carries accounts of another system, one JSON object a line.
 type ImportRequest struct {
 	Document []byte `json:"document"`
 }
 
 // ImportReply says what came of an import.
 type ImportReply struct {
-	Added   int      `json:"added"`
-	Skipped []string `json:"skipped,omitempty"` // sentences
+	Added int `json:"added"`
 }
 
 // HouseholdSpec is a household that is to be added or changed.
