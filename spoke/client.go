@@ -34,6 +34,7 @@ type Client struct {
 	sync  *sync.Client
 
 	vouched vouched
+	login   loginState
 
 	view  atomic.Pointer[view]
 	ready chan struct{} // closed when the hub has told this machine its slice
@@ -235,7 +236,7 @@ func (c *Client) forget(ctx context.Context) error {
 		c.log.Debug("the hub did not confirm that this machine has left")
 		err = nil
 	}
-	if err := c.vault.Apply(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil}); err != nil {
+	if err := c.vault.Apply(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil, keyLogin: nil}); err != nil {
 		return fmt.Errorf("forgetting the mesh: %w", err)
 	}
 	if err != nil {

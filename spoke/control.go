@@ -25,8 +25,8 @@ import (
 
 // The control socket is how the commands of this machine's owner use the
 // tunnel of the spoke that is running: HTTP over a Unix socket in the state
-// directory, which nobody else can enter. Status, ping and leave are requests;
-// a connection into the mesh is a CONNECT, as with any HTTP proxy.
+// directory, which nobody else can enter. Status, ping, leave and the sign-in
+// are requests; a connection into the mesh is a CONNECT, as with any HTTP proxy.
 
 // socketName is the socket's name in the state directory.
 const socketName = "spoke.sock"
@@ -72,18 +72,20 @@ type fault struct {
 
 // kinds are the errors that keep their identity through the socket.
 func kinds() map[string]error {
-	return map[string]error{"policy": ErrPolicy, "name": ErrNoName, "outside": ErrNotMesh, "removed": ErrRemoved,
+	return map[string]error{"policy": ErrPolicy, "name": ErrNoName, "outside": ErrNotMesh, "removed": ErrRemoved, "login": ErrNoLogin,
 		"refused": syscall.ECONNREFUSED, "timeout": context.DeadlineExceeded}
 }
 
-func reportFault(w http.ResponseWriter, err error) {
-	f := fault{Error: err.Error()}
+func reportFault(w http.ResponseWriter, err error) { reply(w, http.StatusBadGateway, faultOf(err)) }
+
+func faultOf(err error) *fault {
+	f := &fault{Error: err.Error()}
 	for kind, target := range kinds() {
 		if errors.Is(err, target) {
 			f.Kind = kind
 		}
 	}
-	reply(w, http.StatusBadGateway, f)
+	return f
 }
 
 // reply says its length: the answer to leave is the last thing that this process
@@ -135,12 +137,17 @@ func (c *Client) controls(ctx context.Context) http.Handler {
 		_ = http.NewResponseController(w).Flush()
 		c.end()
 	})
+	c.loginControls(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		remote, err := c.Dial(r.Context(), "tcp", r.RequestURI)
+		dial := c.Dial
+		if r.Header.Get(overTLS) != "" {
+			dial = c.DialTLS
+		}
+		remote, err := dial(r.Context(), "tcp", r.RequestURI)
 		if err != nil {
 			reportFault(w, err)
 			return
@@ -230,8 +237,15 @@ func readAnswer(resp *http.Response, into any) error {
 	return nil
 }
 
+// overTLS is the header of a CONNECT that asks for DialTLS.
+const overTLS = "Spoke-Tls"
+
 // Dial is Client.Dial of the running spoke, for TCP.
 func (r *Remote) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return r.dial(ctx, network, address, "Spoke-Plain")
+}
+
+func (r *Remote) dial(ctx context.Context, network, address, how string) (net.Conn, error) {
 	if !strings.HasPrefix(network, "tcp") {
 		return nil, errors.New("dialing through a running spoke: only TCP")
 	}
@@ -245,7 +259,7 @@ func (r *Remote) Dial(ctx context.Context, network, address string) (net.Conn, e
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address); err != nil {
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s: 1\r\n\r\n", address, address, how); err != nil {
 		return nil, errors.Join(fmt.Errorf("asking the running spoke: %w", err), conn.Close())
 	}
 	buf := bufio.NewReader(conn)

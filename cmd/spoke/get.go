@@ -22,6 +22,7 @@ type getFlags struct {
 	output  string
 	include bool
 	head    bool
+	login   bool
 	maxTime time.Duration
 }
 
@@ -35,6 +36,7 @@ It fails (exit code 1) if the answer is an HTTP error, and says which; redirects
 are not followed.`,
 		Example: `  spoke get http://console.warren.internal/
   spoke get -i lights/state
+  spoke get --login https://auth.warren.internal/auth/me
   spoke get -o model.bin http://llm.warren.internal:8080/model`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,12 +49,13 @@ are not followed.`,
 				return err
 			}
 			defer m.Close()
-			return f.get(cmd, m, u)
+			return f.get(cmd, a, m, u)
 		},
 	}
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "write the body to `FILE`")
 	cmd.Flags().BoolVarP(&f.include, "include", "i", false, "print the header as well")
 	cmd.Flags().BoolVarP(&f.head, "head", "I", false, "ask for the header only, and print it")
+	cmd.Flags().BoolVar(&f.login, "login", false, "speak for who signed in with spoke login")
 	cmd.Flags().DurationVar(&f.maxTime, "max-time", 0, "give up after this long, as in 30s (default never)")
 	return cmd
 }
@@ -69,8 +72,8 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-func (f *getFlags) get(cmd *cobra.Command, m mesh, u *url.URL) error {
-	transport := &http.Transport{DialContext: m.Dial, DisableCompression: true}
+func (f *getFlags) get(cmd *cobra.Command, a *app, m mesh, u *url.URL) error {
+	transport := &http.Transport{DialContext: m.Dial, DialTLSContext: m.DialTLS, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport: transport, Timeout: f.maxTime,
@@ -85,6 +88,13 @@ func (f *getFlags) get(cmd *cobra.Command, m mesh, u *url.URL) error {
 		return err
 	}
 	req.Header.Set("User-Agent", "spoke/"+version)
+	if f.login {
+		token, err := m.Token(cmd.Context())
+		if err != nil {
+			return a.explain(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return refusal(err, u)

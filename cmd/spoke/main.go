@@ -59,7 +59,7 @@ The first minute:
 		dir = "warren-spoke"
 	}
 	cmd.PersistentFlags().StringVar(&a.dir, "dir", dir, "state directory")
-	cmd.AddCommand(a.joinCmd(), a.runCmd(), a.statusCmd(), a.pingCmd(), a.getCmd(), a.leaveCmd(), versionCmd())
+	cmd.AddCommand(a.joinCmd(), a.runCmd(), a.statusCmd(), a.pingCmd(), a.getCmd(), a.loginCmd(), a.logoutCmd(), a.leaveCmd(), versionCmd())
 	return cmd
 }
 
@@ -93,6 +93,8 @@ func (a *app) explain(err error) error {
 	case errors.Is(err, spoke.ErrBusy):
 		return cli.Hint(fmt.Errorf("a spoke is using the state directory %s", a.dir),
 			"stop it first, or use another --dir")
+	case errors.Is(err, spoke.ErrNoLogin):
+		return noLogin()
 	case errors.Is(err, spoke.ErrRemoved):
 		return cli.Hint(errors.New("the hub says that this machine is no active peer of the mesh"),
 			"it was removed or quarantined; ask the admin, or forget the mesh with: spoke leave")
@@ -105,6 +107,10 @@ type mesh interface {
 	Status(context.Context) (spoke.Status, error)
 	Ping(ctx context.Context, host string) (time.Duration, netip.Addr, error)
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
+	DialTLS(ctx context.Context, network, address string) (net.Conn, error)
+	Login(ctx context.Context, show func(spoke.Prompt)) error
+	Token(context.Context) (string, error)
+	Logout(context.Context) error
 	Leave(context.Context) error
 	Close() error
 }
