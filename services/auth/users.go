@@ -3,7 +3,6 @@ package auth
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,7 +145,7 @@ func (s *Service) SetPassword(ctx context.Context, actor string, id account.User
 // TempPassword gives somebody a password that lasts TempLife and returns it,
 // this once.
 func (s *Service) TempPassword(ctx context.Context, actor string, id account.UserID) (password string, until time.Time, err error) {
-	password = rand.Text()[:16] // 80 bits
+	password = newTempPassword()
 	if err := s.SetPassword(ctx, actor, id, password, true); err != nil {
 		return "", time.Time{}, err
 	}
