@@ -81,6 +81,7 @@ func TestK02_RevokedMidStream(t *testing.T) {
 		"machine's key":       {app, AsApp, func(k *gated) { k.who.set(t, rekeyed, two) }, 403},
 		"grant taken back":    {user, AsUser, func(k *gated) { k.grants = nil }, 403},
 		"grant changed":       {user, AsUser, func(k *gated) { k.grants = map[string][]json.RawMessage{"cap": {[]byte(`2`)}} }, 401},
+		"the check panics":    {node, AsNode, func(k *gated) { k.desk.nodes["kitchen:nk"] = account.Node{} }, 503},
 		"nobody can tell":     {user, AsUser, func(k *gated) { k.desk.broken = errors.New("away") }, 503},
 	} {
 		synctest.Test(t, func(t *testing.T) {
