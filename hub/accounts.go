@@ -7,18 +7,22 @@ import (
 	"net/http"
 
 	"github.com/warrenmesh/warren/peer"
+	"github.com/warrenmesh/warren/peer/account"
 	"github.com/warrenmesh/warren/services"
 	"github.com/warrenmesh/warren/services/auth"
+	"github.com/warrenmesh/warren/services/auth/oauth"
 	"github.com/warrenmesh/warren/services/router"
+	nodesettings "github.com/warrenmesh/warren/services/settings"
 )
 
 // accounts are the services about people and what acts for them: auth, command
 // and hooks. They share the requests that are running, so that one change is
 // felt by all, and the limits.
 type accounts struct {
-	auth    *auth.Service
-	live    *services.Live
-	routers map[string]*router.Router
+	auth     *auth.Service
+	settings *nodesettings.Service
+	live     *services.Live
+	routers  map[string]*router.Router
 }
 
 // openAccounts builds the services. Nothing is served yet.
@@ -29,8 +33,13 @@ func (s *Server) openAccounts(ctx context.Context) (err error) {
 	if a.auth, err = auth.New(ctx, s.authConfig(a.live)); err != nil {
 		return err
 	}
+	authority, err := oauth.New(oauth.Config{Store: s.store.Accounts(), Accounts: a.auth, Roster: s.roster, Issuer: s.issuer(), Logger: s.log})
+	if err != nil {
+		return err
+	}
+	a.settings = nodesettings.New(nodesettings.Config{Store: s.store.Accounts(), Data: s.store.Data(), CreateNode: a.createNode, Logger: s.log, Now: s.cfg.Now})
 	tables := map[string][]interface{ Register(*router.Router) }{
-		"auth": {}, "command": {}, "hooks": {},
+		"auth": {a.auth, authority}, "command": {a.settings}, "hooks": {},
 	}
 	a.routers = make(map[string]*router.Router, len(tables))
 	for name, parts := range tables {
@@ -54,7 +63,7 @@ func (s *Server) issuer() string { return "https://auth." + s.set.domain }
 func (s *Server) authConfig(live *services.Live) auth.Config {
 	return auth.Config{
 		Store: s.store.Accounts(), Data: s.store.Data(), Roster: s.roster, Issuer: s.issuer(), Live: live,
-		Admin: s.adminMachine, HS256: s.cfg.HS256,
+		Admin: s.adminMachine, HS256: s.cfg.HS256, Scrub: s.store.Scrub, Forget: s.store.ForgetInBackups,
 		Logger: s.log, Now: s.cfg.Now,
 	}
 }
@@ -85,6 +94,11 @@ func (s *Server) grants(p peer.Peer, name string) map[string][]json.RawMessage {
 		return nil
 	}
 	return snap.filter.Grants(p.V4, svc.V4)
+}
+
+// createNode lets the settings service register what it has provisioned.
+func (a *accounts) createNode(ctx context.Context, actor string, n nodesettings.NewNode) (account.Node, string, error) {
+	return a.auth.CreateNode(ctx, actor, auth.NewNode(n))
 }
 
 // handler answers for one of the services.
