@@ -22,7 +22,7 @@ func (s *Service) registerEvents(r *router.Router) {
 }
 
 type eventsIn struct {
-	nodePath
+	NodePath
 	Wait  int    `query:"wait" minimum:"0" maximum:"50" doc:"Hold the answer for so many seconds at most."`
 	After string `query:"after" maxLength:"64" doc:"The cursor of the last answer: nothing is said again before it changes."`
 }

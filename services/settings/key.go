@@ -128,7 +128,7 @@ func writePin(sc account.Scoped, node string, p pin, there bool) error {
 	return sc.PutBlob(account.Blob{Kind: account.BlobPin, ID: node, Node: node, State: statePin, Payload: payload, Created: sc.Now()})
 }
 
-func (s *Service) key(ctx context.Context, c *services.Caller, in *nodePath) (out *keyOut, err error) {
+func (s *Service) key(ctx context.Context, c *services.Caller, in *NodePath) (out *keyOut, err error) {
 	if c.As == services.AsNode {
 		if err := in.own(c, "Cannot access other node's key"); err != nil {
 			return nil, err
@@ -143,7 +143,7 @@ func (s *Service) key(ctx context.Context, c *services.Caller, in *nodePath) (ou
 }
 
 type publicKeyIn struct {
-	nodePath
+	NodePath
 	Body struct {
 		PublicKey string `json:"public_key" maxLength:"64" doc:"X25519, 32 bytes in base64url without padding."`
 	}
@@ -220,7 +220,7 @@ type sentKey struct {
 }
 
 type sendKeyIn struct {
-	nodePath
+	NodePath
 	Body struct {
 		Sealed *k2.SealedKey `json:"sealed,omitempty" doc:"K2, sealed to the node's public key with HPKE."`
 		KID    string        `json:"kid,omitempty" maxLength:"64" doc:"The id of the K2; it is in sealed as well."`
@@ -294,7 +294,7 @@ type pendingKeysOut struct {
 	}
 }
 
-func (s *Service) pendingKeys(ctx context.Context, c *services.Caller, in *nodePath) (*pendingKeysOut, error) {
+func (s *Service) pendingKeys(ctx context.Context, c *services.Caller, in *NodePath) (*pendingKeysOut, error) {
 	if err := in.own(c, "Cannot access other node's keys"); err != nil {
 		return nil, err
 	}

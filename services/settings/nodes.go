@@ -36,7 +36,8 @@ func (s *Service) ping(context.Context, *services.Caller, *struct{}) (*pingOut, 
 	return out, nil
 }
 
-type nodeInfo struct {
+// NodeInfo is a node in answers.
+type NodeInfo struct {
 	NodeID    string              `json:"node_id"`
 	Name      string              `json:"name"`
 	Household account.HouseholdID `json:"household_id"`
@@ -47,8 +48,8 @@ type nodeInfo struct {
 	CreatedAt time.Time           `json:"created_at"`
 }
 
-func (s *Service) info(n account.Node) nodeInfo {
-	i := nodeInfo{NodeID: n.ID, Name: n.Name, Household: n.Household, Room: n.Room, Active: n.Active, CreatedAt: stamp(n.Created)}
+func (s *Service) info(n account.Node) NodeInfo {
+	i := NodeInfo{NodeID: n.ID, Name: n.Name, Household: n.Household, Room: n.Room, Active: n.Active, CreatedAt: stamp(n.Created)}
 	if !n.Seen.IsZero() {
 		seen := stamp(n.Seen)
 		i.LastSeen, i.Online = &seen, n.Active && s.cfg.Now().Sub(n.Seen) < OnlineFor
@@ -58,7 +59,7 @@ func (s *Service) info(n account.Node) nodeInfo {
 
 type nodesOut struct {
 	Body struct {
-		Nodes []nodeInfo `json:"nodes"`
+		Nodes []NodeInfo `json:"nodes"`
 	}
 }
 
@@ -81,7 +82,7 @@ func (s *Service) nodes(ctx context.Context, c *services.Caller, _ *struct{}) (*
 		return nil, fmt.Errorf("listing nodes: %w", err)
 	}
 	out := new(nodesOut)
-	out.Body.Nodes = make([]nodeInfo, 0, len(all))
+	out.Body.Nodes = make([]NodeInfo, 0, len(all))
 	for _, n := range all {
 		out.Body.Nodes = append(out.Body.Nodes, s.info(n))
 	}
@@ -115,7 +116,7 @@ type createNodeIn struct {
 
 type createNodeOut struct {
 	Body struct {
-		nodeInfo
+		NodeInfo
 		NodeKey string `json:"node_key" doc:"Shown this once."`
 	}
 }
@@ -134,7 +135,7 @@ func (s *Service) createNode(ctx context.Context, c *services.Caller, in *create
 		return nil, err
 	}
 	out := new(createNodeOut)
-	out.Body.nodeInfo, out.Body.NodeKey = s.info(node), key
+	out.Body.NodeInfo, out.Body.NodeKey = s.info(node), key
 	return out, nil
 }
 
@@ -163,7 +164,7 @@ type resetOut struct {
 	}
 }
 
-func (s *Service) factoryReset(ctx context.Context, c *services.Caller, in *nodePath) (*resetOut, error) {
+func (s *Service) factoryReset(ctx context.Context, c *services.Caller, in *NodePath) (*resetOut, error) {
 	scope, err := s.scopeOf(ctx, c, in.ID)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func (s *Service) registerPushes(r *router.Router) {
 }
 
 type pushIn struct {
-	nodePath
+	NodePath
 	Body struct {
 		Type string `json:"config_type" maxLength:"128" doc:"The type of setting: node_config, auth:PROVIDER, …"`
 		k2.Sealed
@@ -139,7 +139,7 @@ type pendingOut struct {
 	}
 }
 
-func (s *Service) pending(ctx context.Context, c *services.Caller, in *nodePath) (*pendingOut, error) {
+func (s *Service) pending(ctx context.Context, c *services.Caller, in *NodePath) (*pendingOut, error) {
 	if err := in.own(c, "Cannot access other node's config"); err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (v *verdict) state() (state, why string) {
 }
 
 type ackIn struct {
-	nodePath
+	NodePath
 	Push string `path:"push_id" maxLength:"64" doc:"The id of what was sent."`
 	Body *verdict
 }
@@ -242,7 +242,7 @@ func (s *Service) ack(ctx context.Context, c *services.Caller, kind account.Blob
 }
 
 type pushPath struct {
-	nodePath
+	NodePath
 	Push string `path:"push_id" maxLength:"64" doc:"The id of what was sent."`
 }
 
@@ -263,7 +263,7 @@ func (s *Service) pushState(ctx context.Context, c *services.Caller, in *pushPat
 }
 
 type versionIn struct {
-	nodePath
+	NodePath
 	Type string `query:"config_type" required:"true" maxLength:"128" doc:"The type of setting."`
 }
 

@@ -26,19 +26,19 @@ type request struct {
 type snapshot struct {
 	ID      string    `json:"snapshot_id"`
 	Sealed  k2.Sealed `json:"sealed"`
-	AAD     aad       `json:"aad"`
+	AAD     AAD       `json:"aad"`
 	Created time.Time `json:"created_at"`
 }
 
-// aad are numbers or texts that the node makes up; they are carried as they
+// AAD are numbers or texts that the node makes up; they are carried as they
 // came.
-type aad struct {
+type AAD struct {
 	Schema   any `json:"schema_version"`
 	Commands any `json:"commands_schema_version"`
 	Revision any `json:"revision"`
 }
 
-func (a aad) check() error {
+func (a AAD) check() error {
 	for _, v := range []any{a.Schema, a.Commands, a.Revision} {
 		switch v := v.(type) {
 		case nil, float64, json.Number:
@@ -61,8 +61,9 @@ func (s *Service) registerRequests(r *router.Router) {
 	router.Handle(r, route(http.MethodGet, at+"/{rid}/result", "Fetch the snapshot: 202 while there is none.", tenantScope, asUser(account.Member)), s.result)
 }
 
-type requestPath struct {
-	nodePath
+// RequestPath is the path of one settings request.
+type RequestPath struct {
+	NodePath
 	Request string `path:"rid" maxLength:"64" doc:"The request's id."`
 }
 
@@ -82,7 +83,7 @@ func requestReply(b account.Blob, q request) *requestOut {
 }
 
 type askIn struct {
-	nodePath
+	NodePath
 	IncludeValues bool `query:"include_values" doc:"Ask for the values as well."`
 }
 
@@ -121,7 +122,7 @@ func load(sc account.Scoped, node, id string) (account.Blob, request, error) {
 	return b, q, nil
 }
 
-func (s *Service) asked(ctx context.Context, c *services.Caller, in *requestPath) (out *requestOut, err error) {
+func (s *Service) asked(ctx context.Context, c *services.Caller, in *RequestPath) (out *requestOut, err error) {
 	if err := in.own(c, "Cannot access other node's requests"); err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func (s *Service) asked(ctx context.Context, c *services.Caller, in *requestPath
 }
 
 type uploadIn struct {
-	requestPath
+	RequestPath
 	Body struct {
 		k2.Sealed
 		Schema   any `json:"aad_schema_version,omitempty" doc:"A number or a text of the node's."`
@@ -155,7 +156,7 @@ func (s *Service) upload(ctx context.Context, c *services.Caller, in *uploadIn) 
 	if err := in.own(c, "Cannot upload to other node's requests"); err != nil {
 		return nil, err
 	}
-	snap := &snapshot{ID: newID(), Sealed: in.Body.Sealed, AAD: aad{in.Body.Schema, in.Body.Commands, in.Body.Revision}}
+	snap := &snapshot{ID: newID(), Sealed: in.Body.Sealed, AAD: AAD{in.Body.Schema, in.Body.Commands, in.Body.Revision}}
 	if err := snap.AAD.check(); err != nil {
 		return nil, err
 	}
@@ -191,7 +192,7 @@ func (s *Service) upload(ctx context.Context, c *services.Caller, in *uploadIn) 
 
 type resultAAD struct {
 	NodeID string `json:"node_id"`
-	aad
+	AAD
 	RequestID string `json:"request_id"`
 }
 
@@ -212,7 +213,7 @@ type resultOut struct {
 	}
 }
 
-func (s *Service) result(ctx context.Context, c *services.Caller, in *requestPath) (*resultOut, error) {
+func (s *Service) result(ctx context.Context, c *services.Caller, in *RequestPath) (*resultOut, error) {
 	out := &resultOut{Status: http.StatusOK}
 	err := s.cfg.Data.View(ctx, c.Scope(), func(sc account.Scoped) error {
 		b, q, err := load(sc, in.ID, in.Request)

@@ -141,14 +141,14 @@ func asAdminOr(least account.Role) services.Requirement {
 	return services.Requirement{Any: []services.Credential{services.AsAdmin, services.AsUser}, Role: least}
 }
 
-// nodePath is the path of every route about one node.
-type nodePath struct {
+// NodePath is the path of every route about one node.
+type NodePath struct {
 	ID string `path:"id" maxLength:"64" doc:"The node's id."`
 }
 
 // own refuses a node that names another one, before anything is looked up: it
 // learns nothing of what others have.
-func (p nodePath) own(c *services.Caller, detail string) error {
+func (p NodePath) own(c *services.Caller, detail string) error {
 	if c.Node.ID == "" || c.Node.ID != p.ID {
 		return refusal(http.StatusForbidden, "%s", detail)
 	}
