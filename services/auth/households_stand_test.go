@@ -32,6 +32,7 @@ type stand struct {
 	gate    *services.Gate
 	router  *router.Router
 	roster  atomic.Pointer[peer.Roster]
+	later   atomic.Int64 // how far the clock is ahead, ns
 	h1, h2  account.HouseholdID
 	users   map[string]account.UserID
 	tokens  map[string]string // by person
@@ -50,8 +51,11 @@ func (noLimit) Take(context.Context, string, ...services.Rate) (services.Allowan
 
 func newStand(t *testing.T) *stand {
 	t.Helper()
-	st := storetest.Open(t)
-	k := &stand{T: t, store: st.Accounts(), live: services.NewLive(), users: map[string]account.UserID{}, tokens: map[string]string{}}
+	k := &stand{T: t, live: services.NewLive(), users: map[string]account.UserID{}, tokens: map[string]string{}}
+	cfg := storetest.Config(t)
+	cfg.Now = k.now
+	st := storetest.Create(t, cfg)
+	k.store = st.Accounts()
 	var peers []peer.Peer
 	for i, name := range []string{"ann-laptop", "amy-phone", "al-phone", "bob-phone", "box", "kitchen", "attic", "thief"} {
 		p := peer.Peer{ID: peer.ID("id-" + name), Name: name, Kind: peer.KindSpoke, PublicKey: peer.PublicKey{byte(i + 1)},
@@ -60,7 +64,7 @@ func newStand(t *testing.T) *stand {
 	}
 	k.setPeers(peers...)
 	s, err := New(t.Context(), Config{
-		Store: st.Accounts(), Data: st.Data(), Roster: k.roster.Load, Issuer: "https://auth.warren.internal", Live: k.live,
+		Store: st.Accounts(), Data: st.Data(), Roster: k.roster.Load, Issuer: "https://auth.warren.internal", Live: k.live, Now: k.now,
 		Passwords: PasswordParams{Memory: 64, Passes: 1, Lanes: 1},
 	})
 	if err != nil {
@@ -82,6 +86,8 @@ func newStand(t *testing.T) *stand {
 	k.machines()
 	return k
 }
+
+func (k *stand) now() time.Time { return time.Now().Add(time.Duration(k.later.Load())) }
 
 func (k *stand) setPeers(peers ...peer.Peer) {
 	k.Helper()
@@ -280,8 +286,8 @@ func (k *stand) asApp(a account.App) *services.Caller {
 	return &services.Caller{As: services.AsApp, App: a}
 }
 
-// asNode is a service with one route for nodes, /node, and one for nodes that
-// streams until it is ended, /stream.
+// asNode is a service with a route for nodes, apps and people, /node, one about
+// a household, /homes/{id}, and one that streams until it is ended, /stream.
 func (k *stand) asNode() http.Handler { return k.service(Self) }
 
 // service is such a service under a name.
@@ -295,7 +301,10 @@ func (k *stand) service(name string) http.Handler {
 	need := services.Requirement{Any: []services.Credential{services.AsNode, services.AsApp, services.AsUser}}
 	rt := router.Route{Method: "GET", Path: "/node", Summary: "Say who calls.", Need: need, Shape: router.Jarvis, Tenant: "its own"}
 	router.Raw(r, rt, func(w http.ResponseWriter, _ *http.Request, c *services.Caller) { fmt.Fprint(w, c.Actor()) })
-	need.Stream = true
+	need.Household = "id"
+	rt.Path, rt.Need = "/homes/{id}", need
+	router.Raw(r, rt, func(w http.ResponseWriter, _ *http.Request, c *services.Caller) { fmt.Fprint(w, c.Scope().Household()) })
+	need.Household, need.Stream = "", true
 	rt.Path, rt.Need = "/stream", need
 	router.Raw(r, rt, func(w http.ResponseWriter, req *http.Request, c *services.Caller) {
 		fmt.Fprint(w, c.Actor())
