@@ -212,8 +212,27 @@ func TestEnrolments(t *testing.T) {
 		}
 		late.Household = "nowhere"
 		turned(t, h.a, store.ErrNotFound, func(tx account.Tx) error { return tx.PutEnrolment(late) })
+	})
+}
+
+func TestHookHousehold(t *testing.T) {
+	eachHome(t, func(t *testing.T, h *home, c *clock) {
+		if err := store.Unwrap(h.a).Data().Do(t.Context(), account.NewScope(h.household.ID, h.ann.ID), someAccountEvent, func(sc account.Scoped) error {
+			return sc.PutHook(account.Hook{Name: "door", Secret: []byte("secret of the door's webhooks")})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		seen(t, h.a, func(tx account.Tx) error {
+			got, err := tx.HookHousehold("door")
+			same(t, got, h.household.ID)
+			return err
+		})
+		for _, bad := range append(hostileIDs(), "window") {
+			turned(t, h.a, store.ErrNotFound, func(tx account.Tx) error { _, err := tx.HookHousehold(bad); return err })
+		}
+		// It goes with its household.
+		kept(t, h.a, func(tx account.Tx) error { return tx.DeleteHousehold(h.household.ID) })
 		turned(t, h.a, store.ErrNotFound, func(tx account.Tx) error { _, err := tx.HookHousehold("door"); return err })
-		turned(t, h.a, store.ErrNotFound, func(tx account.Tx) error { _, err := tx.HookHousehold("\x00"); return err })
 	})
 }
 

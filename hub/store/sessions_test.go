@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/warrenmesh/warren/hub/store"
+	"github.com/warrenmesh/warren/hub/store/storetest"
 	"github.com/warrenmesh/warren/peer"
 	"github.com/warrenmesh/warren/peer/account"
 )
@@ -177,6 +178,34 @@ func TestJ11_RefreshOnce(t *testing.T) {
 		})
 		same(t, race(t, h.a, func(tx account.Tx, i int) error { return tx.UseRefresh(hashOf("r"), hashOf(string(rune('a'+i)))) }), 1)
 	})
+}
+
+// TestJ11_RefreshOnceAtTwoHubs is the same with two hubs on one database, which
+// have to agree on the digests too.
+func TestJ11_RefreshOnceAtTwoHubs(t *testing.T) {
+	cfg := storetest.PostgresConfig(t)
+	c := newClock(&cfg)
+	first := storetest.Create(t, cfg)
+	second, err := store.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	h := newHome(t, first, c.in(0))
+	kept(t, h.a, func(tx account.Tx) error {
+		return firstError(tx.CreateSession(h.session("s", c)), tx.AddRefresh(account.Refresh{Hash: hashOf("r"), Session: "s", Expires: c.in(time.Hour)}))
+	})
+	use := func(tx account.Tx, i int) error { return tx.UseRefresh(hashOf("r"), hashOf(string(rune('a'+i)))) }
+	won := make(chan int, 2)
+	for _, s := range []*store.Store{first, second} {
+		go func() { won <- race(t, s.Accounts(), use) }()
+	}
+	same(t, <-won+<-won, 1)
+	var digests [2][]byte
+	for i, s := range []*store.Store{first, second} {
+		seen(t, s.Accounts(), func(tx account.Tx) error { digests[i] = tx.Digest("node", []byte("k")); return nil })
+	}
+	same(t, digests[0], digests[1])
 }
 
 func TestPruneSessions(t *testing.T) {
