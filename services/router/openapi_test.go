@@ -1,9 +1,11 @@
 package router_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,5 +93,29 @@ func TestOpenAPI(t *testing.T) {
 	})
 	if strings.Contains(body, "ErrorModel") || !strings.Contains(body, `"additionalProperties":false`) {
 		t.Error("the document says more, or less, than is served")
+	}
+}
+
+func TestIDs(t *testing.T) {
+	k := newTable(t)
+	rt := router.Route{Method: http.MethodPost, Path: "/x/{name}", Summary: "Add.", Need: anyPeer, Tenant: "none"}
+	router.Handle(k.Router, rt, func(context.Context, *services.Caller, *struct {
+		Name  string `path:"name"`
+		User  int    `query:"user_id"`
+		Limit int    `query:"limit"`
+		Body  struct {
+			NodeID string `json:"node_id"`
+			Text   string `json:"text"`
+			List   []struct {
+				ID string `json:"id"`
+			} `json:"list"`
+			UserIDs []int `json:"user_ids"`
+		}
+	}) (*nothing, error) {
+		return nil, nil
+	})
+	want := []string{"body.list.id", "body.node_id", "body.user_ids", "path.name", "query.user_id"}
+	if got := k.IDs(rt); !slices.Equal(got, want) || k.Check() != nil {
+		t.Errorf("%q, %v", got, k.Check())
 	}
 }
