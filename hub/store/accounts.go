@@ -64,6 +64,8 @@ type accountTx struct {
 	digestKey []byte
 }
 
+var _ account.Tx = (*accountTx)(nil)
+
 // secretPrefix keeps the account service's secrets apart from the hub's own:
 // by no name does it get at the hub's private keys.
 const secretPrefix = "accounts."

@@ -83,6 +83,7 @@ func TestApps(t *testing.T) {
 			seen(t, h.a, func(tx account.Tx) error { got, err := tx.App(a.ID); same(t, got, want); return err })
 		}
 		read(a)
+		seen(t, h.a, func(tx account.Tx) error { got, err := tx.Apps(); same(t, got, []account.App{a}); return err })
 		kept(t, h.a, func(tx account.Tx) error { return firstError(tx.BindApp(a.ID, "p-1"), tx.BindApp(a.ID, "p-1")) })
 		turned(t, h.a, store.ErrConflict, func(tx account.Tx) error { return tx.BindApp(a.ID, "p-2") })
 		a.Peer, a.Name, a.Active, a.Admin, a.Services, a.Households, a.Rotated = "p-1", "Other", false, false, []string{}, nil, c.in(time.Minute).UTC()
