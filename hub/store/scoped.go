@@ -95,7 +95,7 @@ var (
 	confinedForm = regexp.MustCompile(`^(SELECT [^$]+ FROM [a-z_]+ WHERE household = \$1\b` +
 		`|DELETE FROM [a-z_]+ WHERE household = \$1\b` +
 		`|UPDATE [a-z_]+ SET household = \$1, [^()]+ WHERE household = \$1\b` +
-		`|INSERT INTO [a-z_]+ \(household, [a-z_, ]+\) VALUES \(\$1, [$0-9, ]+\) ON CONFLICT DO NOTHING$)`)
+		`|INSERT INTO [a-z_]+ \(household, [a-z_, ]+\)\s+VALUES \(\$1, [$0-9, ]+\) ON CONFLICT DO NOTHING$)`)
 	loopholes = regexp.MustCompile(`(?i)\b(or|union|join|returning)\b|;|--|/\*`)
 	verbs     = regexp.MustCompile(`(?i)\b(select|insert|update|delete|from)\b`)
 )
