@@ -45,7 +45,7 @@ type People interface {
 	UserByEmail(email string) (User, error) // case-folded
 	UserByName(username string) (User, error)
 	Users() ([]User, error)
-	CountSuperusers() (int, error)
+	CountSuperusers() (int, error) // without those disabled
 	// UpdateUser changes everything but ID, Created and the secrets.
 	UpdateUser(User) error
 
@@ -156,7 +156,7 @@ type OAuth interface {
 	PutClient(Client) error
 	Client(id string) (Client, error)
 	Clients() ([]Client, error)
-	DeleteClient(id string) error
+	DeleteClient(id string) error // ends the sessions it holds
 
 	CreateAuthRequest(AuthRequest) error
 	AuthRequest(id string) (AuthRequest, error)
