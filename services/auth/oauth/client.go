@@ -30,7 +30,7 @@ func (c client) ResponseTypes() []oidc.ResponseType {
 func (c client) LoginURL(id string) string                                { return pathSignIn + "?request=" + url.QueryEscape(id) }
 func (c client) AccessTokenType() op.AccessTokenType                      { return op.AccessTokenTypeJWT }
 func (c client) IDTokenLifetime() time.Duration                           { return IDTokenLife }
-func (c client) IsScopeAllowed(string) bool                               { return false }
+func (c client) IsScopeAllowed(s string) bool                             { return s == auth.ScopeAccount }
 func (c client) IDTokenUserinfoClaimsAssertion() bool                     { return true }
 func (c client) ClockSkew() time.Duration                                 { return 0 }
 func (c client) RestrictAdditionalIdTokenScopes() func([]string) []string { return same }

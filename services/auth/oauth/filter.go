@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
+
+	"github.com/warrenmesh/warren/services/auth"
 )
 
 const (
@@ -28,9 +30,9 @@ const (
 // grants are the grants there are.
 var grants = []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken, oidc.GrantTypeDeviceCode}
 
-// scopes are the scopes there are. None of them widens what a token opens: that
-// is decided by who the person is. They say what an id_token tells.
-var scopes = []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeEmail, oidc.ScopeOfflineAccess}
+// scopes are the scopes there are. Without the first a token says who somebody
+// is and opens nothing; the others say what the client is told about them.
+var scopes = []string{auth.ScopeAccount, oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeEmail, oidc.ScopeOfflineAccess}
 
 // verifierForm is RFC 7636, section 4.1.
 var verifierForm = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)

@@ -133,7 +133,7 @@ func (p *protocol) RefreshToken(ctx context.Context, r *op.ClientRequest[oidc.Re
 		return nil, p.grantRefusal("rotating a refresh token", err)
 	}
 	tokens.Session = sess
-	return op.NewResponse(response(tokens)), nil
+	return op.NewResponse(p.response(tokens)), nil
 }
 
 // sameScope refuses a refresh that asks for more than was granted, before the
@@ -173,8 +173,8 @@ func (p *protocol) grantRefusal(doing string, err error) error {
 	return p.refusal(doing, err)
 }
 
-func response(t auth.Tokens) *oidc.AccessTokenResponse {
-	left := max(time.Until(t.Expires).Round(time.Second), 0)
+func (p *protocol) response(t auth.Tokens) *oidc.AccessTokenResponse {
+	left := max(t.Expires.Sub(p.s.cfg.Now()).Round(time.Second), 0)
 	return &oidc.AccessTokenResponse{
 		AccessToken: t.Access, TokenType: oidc.BearerToken, RefreshToken: t.Refresh,
 		ExpiresIn: uint64(left / time.Second), Scope: strings.Fields(t.Session.Scope),
@@ -183,7 +183,7 @@ func response(t auth.Tokens) *oidc.AccessTokenResponse {
 
 // granted is the answer to a redemption.
 func (p *protocol) granted(out grant) (*op.Response, error) {
-	answer := response(out.tokens)
+	answer := p.response(out.tokens)
 	if slices.Contains(answer.Scope, oidc.ScopeOpenID) {
 		id, err := p.idToken(out)
 		if err != nil {

@@ -65,10 +65,11 @@ type Accounts interface {
 	Start(ctx context.Context, tx account.Tx, sess account.Session) (auth.Tokens, error)
 	Rotate(ctx context.Context, p peer.Peer, refresh, client string) (auth.Tokens, account.Session, error)
 	Revoke(ctx context.Context, sessionID, why string) error
+	Bearer(ctx context.Context, p peer.Peer, raw string) (account.User, account.Session, error)
 	Ring() *token.Ring
 }
 
-// Config says what a Server works with. All but Logger are needed.
+// Config says what a Server works with. All but Logger and Now are needed.
 type Config struct {
 	Store    account.Store
 	Accounts Accounts
@@ -77,6 +78,7 @@ type Config struct {
 	// Issuer is the iss of tokens and the base of every URL in the metadata.
 	Issuer string
 	Logger *slog.Logger
+	Now    func() time.Time // the clock; nil is the machine's
 }
 
 // Server is the authorization server. Any number of goroutines may use it.
@@ -101,6 +103,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger}
 	if s.pages, err = newPages(); err != nil {
@@ -143,10 +148,7 @@ func (s *Server) Register(r *router.Router) {
 	add(http.MethodPost, pathDevice, "Sign in to connect a device.", s.deviceSignIn)
 	add(http.MethodPost, pathDecide, "Connect a device, or do not.", s.decide)
 	add(http.MethodGet, pathStyle, "The style of the pages.", s.style)
-	router.Raw(r, router.Route{
-		Method: http.MethodGet, Path: pathUserinfo, Summary: "Who the token's person is.", Group: "oauth",
-		Need: services.Requirement{Any: []services.Credential{services.AsUser}}, Tenant: "answers from the caller's own account only",
-	}, s.userinfo)
+	add(http.MethodGet, pathUserinfo, "Who the token's person is (OpenID Connect Core, section 5.3).", s.userinfo)
 }
 
 // public hands on requests without parameters that are worth anything.
@@ -163,7 +165,7 @@ func (s *Server) formKey(ctx context.Context) ([]byte, error) {
 		return s.key, nil
 	}
 	err := s.cfg.Store.Keep(ctx, func(tx account.Tx) (err error) {
-		s.key, err = tx.Secret("oauth forms")
+		s.key, err = tx.Secret("oauth-forms")
 		return err
 	})
 	if err != nil {

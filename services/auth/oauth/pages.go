@@ -9,6 +9,7 @@ import (
 
 	"github.com/warrenmesh/warren/peer"
 	"github.com/warrenmesh/warren/services"
+	"github.com/warrenmesh/warren/services/auth"
 )
 
 //go:embed pages
@@ -85,9 +86,11 @@ func (s *Server) style(w http.ResponseWriter, _ *http.Request, _ peer.Peer) {
 
 // wants says in words what a scope tells a client.
 func wants(scope []string) []string {
-	words := []string{"act as you on this hub, from this one machine"}
+	words := []string{"know that it is you"}
 	for _, s := range scope {
 		switch s {
+		case auth.ScopeAccount:
+			words = append(words, "do whatever you may do on this hub")
 		case "profile":
 			words = append(words, "know what the policy calls you")
 		case "email":

@@ -64,7 +64,7 @@ func (s *Server) askToSignIn(w http.ResponseWriter, r *http.Request, who peer.Pe
 		s.broken(w, "showing a form", err)
 		return
 	}
-	data.Ticket = seal(key, who, meet(w, r), ticket{Step: step, About: data.About, Expires: time.Now().Add(RequestLife).Unix()})
+	data.Ticket = seal(key, who, meet(w, r), ticket{Step: step, About: data.About, Expires: s.cfg.Now().Add(RequestLife).Unix()})
 	s.pages.show(w, status, "signin.html", target, data)
 }
 
@@ -85,7 +85,7 @@ func (s *Server) posted(w http.ResponseWriter, r *http.Request, who peer.Peer, s
 		s.broken(w, "reading a form", err)
 		return nil, t, false
 	}
-	t, ok = unseal(key, who, browser(r), v.Get("ticket"), step, v.Get(about), time.Now())
+	t, ok = unseal(key, who, browser(r), v.Get("ticket"), step, v.Get(about), s.cfg.Now())
 	if !ok {
 		s.pages.failed(w, http.StatusForbidden, notFresh)
 	}
@@ -101,7 +101,7 @@ func (s *Server) authenticate(r *http.Request, who peer.Peer, get func(string) s
 	if err != nil {
 		return u, ticket{}, err
 	}
-	now := time.Now()
+	now := s.cfg.Now()
 	return u, ticket{Step: step, About: about, Expires: now.Add(RequestLife).Unix(), User: u.ID, At: now.Unix(), Methods: methods}, nil
 }
 
