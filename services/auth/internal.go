@@ -34,8 +34,8 @@ type verdict struct {
 // proof is a key that somebody presented to a service, and where from.
 type proof struct {
 	id, key, service string
-	// address is where the request came from; "" if the service did not say.
-	address string
+	// address is where the request came from; nil if the service did not say.
+	address *string
 }
 
 // validateNode judges a node's key for a service that asks. Nothing is written
@@ -104,7 +104,7 @@ func (s *Service) judgeProof(tx account.Tx, asks account.App, p proof) (v verdic
 
 // place judges where a node's request came from. A node without a machine yet
 // becomes the one that the request came from, if the service said which.
-func (s *Service) place(own peer.ID, h account.Household, address string) (at peer.Peer, bind peer.ID, reason string) {
+func (s *Service) place(own peer.ID, h account.Household, address *string) (at peer.Peer, bind peer.ID, reason string) {
 	roster := s.cfg.Roster()
 	if own != "" {
 		p, ok := roster.ByID(own)
@@ -113,7 +113,7 @@ func (s *Service) place(own peer.ID, h account.Household, address string) (at pe
 		}
 		at = p
 	}
-	if address == "" {
+	if address == nil {
 		return at, "", ""
 	}
 	p, ok := callerAt(roster, address)
@@ -127,8 +127,11 @@ func (s *Service) place(own peer.ID, h account.Household, address string) (at pe
 }
 
 // callerAt finds the active machine with an address.
-func callerAt(roster *peer.Roster, address string) (peer.Peer, bool) {
-	addr, err := netip.ParseAddr(address)
+func callerAt(roster *peer.Roster, address *string) (peer.Peer, bool) {
+	if address == nil {
+		return peer.Peer{}, false
+	}
+	addr, err := netip.ParseAddr(*address)
 	if err != nil {
 		return peer.Peer{}, false
 	}

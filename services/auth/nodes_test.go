@@ -46,6 +46,7 @@ func TestCase202_ValidateNode(t *testing.T) {
 		{"kitchen", k.node, "cc", `,"address":"::ffff:10.77.1.6"`, "Node is not at its own address"},
 		{"kitchen", k.node, "cc", `,"address":"10.77.1.200"`, "Node is not at its own address"},
 		{"kitchen", k.node, "cc", `,"address":"kitchen"`, "Node is not at its own address"},
+		{"kitchen", k.node, "cc", `,"address":""`, "Node is not at its own address"},
 	} {
 		k.want(k.cc("POST", "/internal/validate-node", body(tt.id, tt.key, tt.service, tt.address)), 200, k.url(`"reason":%q`, tt.reason))
 	}
@@ -75,7 +76,7 @@ func TestValidateNodeBinds(t *testing.T) {
 		peers[i].Quarantined = peers[i].Name == "box"
 	}
 	k.setPeers(peers...)
-	if v := must(k.s.validateNode(t.Context(), k.asApp(account.App{ID: "cc"}), proof{"new-pi", key, "cc", ""}))(t); v.reason != "Node is inactive" {
+	if v := must(k.s.validateNode(t.Context(), k.asApp(account.App{ID: "cc"}), proof{"new-pi", key, "cc", nil}))(t); v.reason != "Node is inactive" {
 		t.Errorf("%+v", v)
 	}
 }

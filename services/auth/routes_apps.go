@@ -31,7 +31,7 @@ type postAppIn struct {
 		Name       string                `json:"name" minLength:"1" maxLength:"100"`
 		Services   []string              `json:"services,omitempty" nullable:"true" maxItems:"64" doc:"What the app may call, [\"*\"] for all; auth alone if absent."`
 		Households []account.HouseholdID `json:"households,omitempty" nullable:"true" maxItems:"200" doc:"Those it may ask about; all if absent."`
-		Peer       string                `json:"peer,omitempty" maxLength:"63" doc:"The machine it runs on; if absent, the first that proves the key."`
+		Peer       string                `json:"peer,omitempty" minLength:"1" maxLength:"63" doc:"The machine it runs on; if absent, the first that proves the key."`
 	}
 }
 

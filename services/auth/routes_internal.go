@@ -65,16 +65,16 @@ func (s *Service) postValidateApp(ctx context.Context, c *services.Caller, in *v
 	if in.Body == nil {
 		return &out[validateAppOut]{validateAppOut{Valid: true, AppID: c.App.ID, Name: c.App.Name}}, nil
 	}
-	v, err := s.validateApp(ctx, proof{in.Body.AppID, in.Body.AppKey, in.Body.ServiceID, in.Body.Address})
+	v, err := s.validateApp(ctx, proof{in.Body.AppID, in.Body.AppKey, in.Body.ServiceID, &in.Body.Address})
 	return &out[validateAppOut]{validateAppOut{v.reason == "", v.app.ID, v.app.Name, v.addresses, v.reason}}, err
 }
 
 type validateNodeIn struct {
 	Body struct {
-		NodeID    string `json:"node_id" maxLength:"256"`
-		NodeKey   string `json:"node_key" maxLength:"1024"`
-		ServiceID string `json:"service_id" maxLength:"256"`
-		Address   string `json:"address,omitempty" maxLength:"64" doc:"Where the node's request came from. If given, it must be the node's own tunnel address."`
+		NodeID    string  `json:"node_id" maxLength:"256"`
+		NodeKey   string  `json:"node_key" maxLength:"1024"`
+		ServiceID string  `json:"service_id" maxLength:"256"`
+		Address   *string `json:"address,omitempty" nullable:"true" maxLength:"64" doc:"Where the node's request came from. If given, it must be the node's own tunnel address."`
 	}
 }
 

@@ -49,8 +49,8 @@ type nodeIn struct {
 	Name         string              `json:"name" minLength:"1" maxLength:"100"`
 	RegisteredBy *int64              `json:"registered_by_user_id,omitempty" nullable:"true" minimum:"1"`
 	Services     []string            `json:"services,omitempty" nullable:"true" maxItems:"64" doc:"What the node may call."`
-	Peer         string              `json:"peer,omitempty" maxLength:"63" doc:"The machine whose address the key works from; if absent, the one called like the node, or else the first that proves the key."`
-	Room         string              `json:"room,omitempty" maxLength:"100"`
+	Peer         string              `json:"peer,omitempty" minLength:"1" maxLength:"63" doc:"The machine whose address the key works from; if absent, the one called like the node, or else the first that proves the key."`
+	Room         string              `json:"room,omitempty" minLength:"1" maxLength:"100"`
 }
 
 func (n nodeIn) node() NewNode {
