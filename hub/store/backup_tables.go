@@ -54,7 +54,10 @@ func (t table) row(values []any) string {
 // backup are people's keys, which have a file of their own; invites, invitations
 // and enrolments, of which used ones would be good again; sessions, refresh
 // tokens, requests to authorize and signing keys, so that no token from before
-// means anything; and counts of failures.
+// means anything; counts of failures and the machines that people signed in
+// from. The keys of nodes and apps are in it, or every household would have to
+// be set up again: one that was replaced since is good again, as a machine that
+// was removed since is back. Whoever restores an old backup looks at both.
 func tables() []table {
 	return slices.Concat(meshTables(), accountTables(), tenantTables())
 }
@@ -114,9 +117,6 @@ func accountTables() []table {
 		{"passkeys", `SELECT id, user_id, name, record, created, last_used FROM passkeys ORDER BY id`,
 			`INSERT INTO passkeys (id, user_id, name, record, created, last_used) VALUES ($1, $2, $3, $4, $5, $6)`,
 			columns(`id:o user_id:n name:o record:o created:n last_used:n`), 0},
-		{"known_machines", `SELECT user_id, peer, last_seen FROM known_machines ORDER BY user_id, peer`,
-			`INSERT INTO known_machines (user_id, peer, last_seen) VALUES ($1, $2, $3)`,
-			columns(`user_id:n peer:w last_seen:n`), 0},
 		{"households", `SELECT id, name, label, created FROM households ORDER BY id`,
 			`INSERT INTO households (id, name, label, created) VALUES ($1, $2, $3, $4)`,
 			columns(`id:w name:w label:w created:n`), 0},

@@ -155,10 +155,12 @@ func replaceFile(path string, text []byte, mode os.FileMode) error {
 // Scrub clears what the database keeps of rows that were deleted. In a
 // SQLCipher file they are overwritten as they are deleted (secure_delete), but
 // the write-ahead log still has the pages from before; it is moved into the
-// file and cut to nothing. On PostgreSQL the tables with what is a person's are
-// vacuumed, the one with the keys is written anew. What that server keeps
-// elsewhere (an archive of its log, replicas, dumps) is out of reach: keep it
-// for as short as an erasure may take.
+// file and cut to nothing. On PostgreSQL, where deleted rows stay in their
+// pages, the tables with people's keys and whereabouts are written anew, which
+// locks each for as long as that takes; records, which nothing opens any more,
+// are only vacuumed. What that server keeps elsewhere (its log and an archive of
+// it, replicas, dumps) is out of reach: keep it no longer than an erasure may
+// take.
 func (s *Store) Scrub(ctx context.Context) error {
 	if s.closed.Load() {
 		return ErrClosed
@@ -193,8 +195,9 @@ func (s *Store) scrubPostgres(ctx context.Context) error {
 	defer c.Close()
 	for _, query := range []string{
 		`SET statement_timeout = 0`,
-		`VACUUM FULL person_keys`,
-		`VACUUM users, recovery_codes, passkeys, known_machines, memberships, sessions, refresh_tokens, records, access_log`,
+		`VACUUM (FULL, ANALYZE) person_keys, users, recovery_codes, passkeys, known_machines, memberships, invitations,
+			enrolments, sessions, refresh_tokens, auth_requests, devices`,
+		`VACUUM records, access_log`,
 		`SET statement_timeout = '10s'`,
 	} {
 		if _, err := c.ExecContext(ctx, query); err != nil {
