@@ -13,6 +13,7 @@ import (
 	"github.com/warrenmesh/warren/services/auth/oauth"
 	"github.com/warrenmesh/warren/services/router"
 	nodesettings "github.com/warrenmesh/warren/services/settings"
+	"github.com/warrenmesh/warren/services/webhook"
 )
 
 // accounts are the services about people and what acts for them: auth, command
@@ -21,6 +22,7 @@ import (
 type accounts struct {
 	auth     *auth.Service
 	settings *nodesettings.Service
+	webhooks *webhook.Service
 	live     *services.Live
 	routers  map[string]*router.Router
 }
@@ -38,8 +40,9 @@ func (s *Server) openAccounts(ctx context.Context) (err error) {
 		return err
 	}
 	a.settings = nodesettings.New(nodesettings.Config{Store: s.store.Accounts(), Data: s.store.Data(), CreateNode: a.createNode, Logger: s.log, Now: s.cfg.Now})
+	a.webhooks = webhook.New(webhook.Config{Store: s.store.Accounts(), Data: s.store.Data(), Logger: s.log, Now: s.cfg.Now})
 	tables := map[string][]interface{ Register(*router.Router) }{
-		"auth": {a.auth, authority}, "command": {a.settings}, "hooks": {},
+		"auth": {a.auth, authority}, "command": {a.settings}, "hooks": {a.webhooks},
 	}
 	a.routers = make(map[string]*router.Router, len(tables))
 	for name, parts := range tables {
@@ -113,4 +116,5 @@ func (s *Server) accountRoutes(mux *http.ServeMux) {
 	s.householdRoutes(mux)
 	s.machineRoutes(mux)
 	s.clientRoutes(mux)
+	s.webhookRoutes(mux)
 }

@@ -160,6 +160,8 @@ One line on standard error says when it is ready.`,
 			if err := lvl.UnmarshalText([]byte(level)); err != nil {
 				return cli.Usage("--log is debug, info, warn or error, not %.20q", level)
 			}
+			// A library writes to the default logger; of that, only what matters.
+			slog.SetDefault(slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: max(lvl, slog.LevelWarn)})))
 			cfg.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: lvl}))
 			if cfg.Key, err = keys.key(); err != nil {
 				return err
