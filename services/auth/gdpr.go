@@ -64,9 +64,6 @@ func (s *Service) Erase(ctx context.Context, actor string, u account.UserID) (Er
 
 // goOnErasing takes an erasure that has begun to its end.
 func (s *Service) goOnErasing(ctx context.Context, u account.UserID) (total int, err error) {
-	if err := s.eraseHouseholds(ctx, u); err != nil {
-		return 0, fmt.Errorf("erasing a person's households: %w", err)
-	}
 	for {
 		n := 0
 		err := s.cfg.Store.Keep(ctx, func(tx account.Tx) (err error) {
@@ -79,6 +76,9 @@ func (s *Service) goOnErasing(ctx context.Context, u account.UserID) (total int,
 		if total += n; n == 0 {
 			break
 		}
+	}
+	if err := s.eraseHouseholds(ctx, u); err != nil {
+		return total, fmt.Errorf("erasing a person's households: %w", err)
 	}
 	// Before the end, so that it is tried again if it fails; and after, for a
 	// backup that was made in between.

@@ -44,6 +44,7 @@ func (c *clock) pass(d time.Duration) {
 type kit struct {
 	*testing.T
 	clock  *clock
+	path   string // of the store
 	store  *store.Store
 	cfg    Config
 	s      *Service
@@ -61,7 +62,7 @@ func cheap() PasswordParams { return PasswordParams{Memory: 64, Passes: 1, Lanes
 func newKit(t *testing.T, change func(*Config)) *kit {
 	t.Helper()
 	cfg := storetest.Config(t)
-	k := &kit{T: t, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, live: services.NewLive()}
+	k := &kit{T: t, path: cfg.Path, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, live: services.NewLive()}
 	cfg.Now = k.clock.now
 	k.store = storetest.Create(t, cfg)
 	k.machines("ann-laptop", "ann-tablet", "bob-phone", "thief", "box")
