@@ -33,8 +33,9 @@ type Client struct {
 	bind  *udp.Bind
 	sync  *sync.Client
 
-	vouched vouched
-	login   loginState
+	vouched  vouched
+	login    loginState
+	settings *Settings
 
 	view  atomic.Pointer[view]
 	ready chan struct{} // closed when the hub has told this machine its slice
@@ -86,6 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err := c.open(ctx); err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
+	c.makeSettings()
 	return c, nil
 }
 
@@ -236,7 +238,7 @@ func (c *Client) forget(ctx context.Context) error {
 		c.log.Debug("the hub did not confirm that this machine has left")
 		err = nil
 	}
-	if err := c.vault.Apply(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil, keyLogin: nil}); err != nil {
+	if err := c.settings.forgetAll(map[string][]byte{keyReply: nil, keySelf: nil, keyPrivate: nil, keyLogin: nil}); err != nil {
 		return fmt.Errorf("forgetting the mesh: %w", err)
 	}
 	if err != nil {
@@ -258,6 +260,7 @@ func (c *Client) Close() error {
 	}
 	c.closed = true
 	c.sync.HTTP.CloseIdleConnections()
+	c.settings.http.CloseIdleConnections()
 	return errors.Join(c.stack.Close(), c.vault.Close())
 }
 

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/warrenmesh/warren/services/settings/k2"
 	"github.com/warrenmesh/warren/spoke/proxy"
 )
 
@@ -73,7 +74,8 @@ type fault struct {
 // kinds are the errors that keep their identity through the socket.
 func kinds() map[string]error {
 	return map[string]error{"policy": ErrPolicy, "name": ErrNoName, "outside": ErrNotMesh, "removed": ErrRemoved, "login": ErrNoLogin,
-		"refused": syscall.ECONNREFUSED, "timeout": context.DeadlineExceeded}
+		"refused": syscall.ECONNREFUSED, "timeout": context.DeadlineExceeded,
+		"no setting": ErrNoSetting, "no node": ErrNoNode, "malformed": k2.ErrMalformed, "passphrase": k2.ErrPassphrase}
 }
 
 func reportFault(w http.ResponseWriter, err error) { reply(w, http.StatusBadGateway, faultOf(err)) }
@@ -138,6 +140,7 @@ func (c *Client) controls(ctx context.Context) http.Handler {
 		c.end()
 	})
 	c.loginControls(mux)
+	c.settingsControls(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			mux.ServeHTTP(w, r)

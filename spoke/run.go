@@ -27,6 +27,7 @@ func (c *Client) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.watch(ctx) })
 	g.Go(func() error { return c.follow(ctx) })
+	g.Go(func() error { return c.settings.run(ctx) })
 	g.Go(func() error {
 		select {
 		case <-c.left:
