@@ -133,6 +133,11 @@ func (k *kit) open() {
 	})
 	k.table = router.New(router.Config{Service: "auth", Title: "accounts", Version: "1", Gate: gate})
 	s.Register(k.table)
+	router.Raw(k.table, router.Route{
+		Method: http.MethodGet, Path: "/opened", Summary: "A route for people.", Need: services.Requirement{Any: []services.Credential{services.AsUser}}, Tenant: "has no data",
+	}, func(w http.ResponseWriter, _ *http.Request, c *services.Caller) {
+		_, _ = w.Write([]byte(`{"sub":"` + c.User.ID.String() + `"}`))
+	})
 	k.ok(k.table.Check())
 	k.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p, ok := k.roster.Load().ByName(r.Header.Get("Test-Peer")); ok {
@@ -309,7 +314,7 @@ func s256(verifier string) string {
 // empty value takes the parameter away.
 func request(c account.Client, redirect string, pairs ...string) string {
 	v := url.Values{
-		"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {"openid"}, "state": {"s1"},
+		"response_type": {"code"}, "client_id": {c.ID}, "redirect_uri": {redirect}, "scope": {"openid warren"}, "state": {"s1"},
 		"code_challenge": {s256(verifier)}, "code_challenge_method": {"S256"},
 	}
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -412,9 +417,14 @@ func (r reply) refused(t testing.TB, what, code string) {
 }
 
 // works says whether an access token says who its person is, to a machine.
-func (k *kit) works(machine, access string) bool {
+func (k *kit) works(machine, access string) bool { return k.bearer(machine, "/oauth/userinfo", access) }
+
+// opens says whether it opens what people may use.
+func (k *kit) opens(machine, access string) bool { return k.bearer(machine, "/opened", access) }
+
+func (k *kit) bearer(machine, path, access string) bool {
 	k.Helper()
-	req, err := http.NewRequestWithContext(k.Context(), http.MethodGet, issuer+"/oauth/userinfo", nil)
+	req, err := http.NewRequestWithContext(k.Context(), http.MethodGet, issuer+path, nil)
 	k.ok(err)
 	req.Header.Set("Authorization", "Bearer "+access)
 	r := k.read(k.client(machine).Do(req))
