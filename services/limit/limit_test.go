@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,7 +51,8 @@ func (s *server) start() {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		if _, err := os.Stat(s.socket); err == nil {
+		if c, err := net.Dial("unix", s.socket); err == nil {
+			_ = c.Close()
 			return
 		}
 		if time.Now().After(deadline) {
