@@ -131,6 +131,10 @@ type Refusal struct {
 // Error implements error.
 func (r *Refusal) Error() string { return r.Detail }
 
+// refusal makes one that is given to many; like an error of errors.New, nobody
+// changes it.
+func refusal(r Refusal) *Refusal { return &r }
+
 // AppProof is how an app proves itself.
 type AppProof uint8
 

@@ -19,15 +19,15 @@ const maxHousehold = 64
 
 // The refusals that are the same for everybody.
 var (
-	refuseClosed  = &Refusal{Status: http.StatusForbidden, Detail: "Nobody is let in here."}
-	refuseUnready = &Refusal{Status: http.StatusServiceUnavailable, Detail: "This service is not set up to let anybody in; the admin has to look."}
-	refusePeer    = &Refusal{Status: http.StatusForbidden, Detail: "This machine is not an active peer of the mesh; ask the admin to release or invite it."}
-	refuseGrant   = &Refusal{Status: http.StatusForbidden, Detail: "The policy does not grant this machine what the route needs; ask the admin for the capability."}
-	refuseRole    = &Refusal{Status: http.StatusForbidden, Detail: "Your role in the household does not allow this; ask one of its admins."}
-	refuseSuper   = &Refusal{Status: http.StatusForbidden, Detail: "Only a superuser may do this."}
-	refuseHome    = &Refusal{Status: http.StatusNotFound, Detail: "Household not found"}
-	refuseCheck   = &Refusal{Status: http.StatusServiceUnavailable, Detail: "Who is calling could not be checked; try again.", Retry: time.Second}
-	refuseCount   = &Refusal{Status: http.StatusServiceUnavailable, Detail: "Requests cannot be counted just now; try again.", Retry: time.Second}
+	refuseClosed  = refusal(Refusal{Status: http.StatusForbidden, Detail: "Nobody is let in here."})
+	refuseUnready = refusal(Refusal{Status: http.StatusServiceUnavailable, Detail: "This service is not set up to let anybody in; the admin has to look."})
+	refusePeer    = refusal(Refusal{Status: http.StatusForbidden, Detail: "This machine is not an active peer of the mesh; ask the admin to release or invite it."})
+	refuseGrant   = refusal(Refusal{Status: http.StatusForbidden, Detail: "The policy does not grant this machine what the route needs; ask the admin for the capability."})
+	refuseRole    = refusal(Refusal{Status: http.StatusForbidden, Detail: "Your role in the household does not allow this; ask one of its admins."})
+	refuseSuper   = refusal(Refusal{Status: http.StatusForbidden, Detail: "Only a superuser may do this."})
+	refuseHome    = refusal(Refusal{Status: http.StatusNotFound, Detail: "Household not found"})
+	refuseCheck   = refusal(Refusal{Status: http.StatusServiceUnavailable, Detail: "Who is calling could not be checked; try again.", Retry: time.Second})
+	refuseCount   = refusal(Refusal{Status: http.StatusServiceUnavailable, Detail: "Requests cannot be counted just now; try again.", Retry: time.Second})
 )
 
 // Admit judges one request. It returns the caller and a context that ends when

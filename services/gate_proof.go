@@ -20,15 +20,15 @@ const (
 
 // The refusals of credentials, in the words that Jarvis' clients know.
 var (
-	refuseNoUser  = &Refusal{Status: http.StatusUnauthorized, Detail: "Missing or invalid Authorization header", Challenge: "Bearer"}
-	refuseToken   = &Refusal{Status: http.StatusUnauthorized, Detail: "Invalid token", Challenge: `Bearer error="invalid_token"`}
-	refuseNode    = &Refusal{Status: http.StatusUnauthorized, Detail: "Invalid API Key"}
-	refuseNoApp   = &Refusal{Status: http.StatusUnauthorized, Detail: "Missing app credentials"}
-	refuseApp     = &Refusal{Status: http.StatusUnauthorized, Detail: "Invalid app credentials"}
-	refuseAdmin   = &Refusal{Status: http.StatusUnauthorized, Detail: "Invalid Admin API Key"}
-	refuseAdminBy = &Refusal{Status: http.StatusUnauthorized, Detail: "Unauthorized"}
-	refuseQuery   = &Refusal{Status: http.StatusBadRequest, Detail: "The query of the URL cannot be read."}
-	refuseInURL   = &Refusal{Status: http.StatusBadRequest, Detail: "A credential has no place in a URL, where logs and histories keep it; send it in its header, and replace this one."}
+	refuseNoUser  = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Missing or invalid Authorization header", Challenge: "Bearer"})
+	refuseToken   = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Invalid token", Challenge: `Bearer error="invalid_token"`})
+	refuseNode    = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Invalid API Key"})
+	refuseNoApp   = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Missing app credentials"})
+	refuseApp     = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Invalid app credentials"})
+	refuseAdmin   = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Invalid Admin API Key"})
+	refuseAdminBy = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "Unauthorized"})
+	refuseQuery   = refusal(Refusal{Status: http.StatusBadRequest, Detail: "The query of the URL cannot be read."})
+	refuseInURL   = refusal(Refusal{Status: http.StatusBadRequest, Detail: "A credential has no place in a URL, where logs and histories keep it; send it in its header, and replace this one."})
 )
 
 // proof is what a caller presents besides its address.

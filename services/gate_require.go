@@ -51,8 +51,8 @@ func Require(g *Gate, route string, need Requirement, refuse Refuser, h func(w h
 }
 
 var (
-	refuseBroken  = &Refusal{Status: http.StatusInternalServerError, Detail: "Something went wrong here; the admin finds it in the log."}
-	refuseUnknown = &Refusal{Status: http.StatusServiceUnavailable, Detail: "Who is calling could not be checked; try again."}
+	refuseBroken  = refusal(Refusal{Status: http.StatusInternalServerError, Detail: "Something went wrong here; the admin finds it in the log."})
+	refuseUnknown = refusal(Refusal{Status: http.StatusServiceUnavailable, Detail: "Who is calling could not be checked; try again."})
 )
 
 // run reports false when h panicked. What it panicked with is not logged in

@@ -157,7 +157,7 @@ func judgeGroup(group []*running, start time.Time) {
 	}
 }
 
-var refuseLess = &Refusal{Status: http.StatusUnauthorized, Detail: "What you may do has changed; connect again."}
+var refuseLess = refusal(Refusal{Status: http.StatusUnauthorized, Detail: "What you may do has changed; connect again."})
 
 // try judges until there is an answer or no time left.
 func try(ctx context.Context, judge func(context.Context) (*Caller, error)) (*Caller, error) {

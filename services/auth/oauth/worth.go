@@ -17,11 +17,23 @@ import (
 	"github.com/warrenmesh/warren/services/auth/token"
 )
 
-// aboutToken is the revocation endpoint and the introspection endpoint.
-func (s *Server) aboutToken(w http.ResponseWriter, r *http.Request, _ peer.Peer) {
+// revoke is the revocation endpoint.
+func (s *Server) revoke(w http.ResponseWriter, r *http.Request, _ peer.Peer) {
+	s.aboutToken(w, r, false)
+}
+
+// introspect is the introspection endpoint.
+func (s *Server) introspect(w http.ResponseWriter, r *http.Request, _ peer.Peer) {
+	s.aboutToken(w, r, true)
+}
+
+func (s *Server) aboutToken(w http.ResponseWriter, r *http.Request, secret bool) {
 	v, f := clientForm(r)
 	if f == nil && v.Get("token") == "" {
 		f = invalid("token is missing.")
+	}
+	if _, basic, _ := r.BasicAuth(); f == nil && secret && basic == "" && v.Get("client_secret") == "" {
+		f = &fault{http.StatusUnauthorized, "invalid_client", onlyConfidential}
 	}
 	if f != nil {
 		f.write(w)
@@ -30,6 +42,8 @@ func (s *Server) aboutToken(w http.ResponseWriter, r *http.Request, _ peer.Peer)
 	v.Del("grant_type") // neither has one
 	s.handOn(w, r, v)
 }
+
+const onlyConfidential = "Only clients with a secret may ask what a token is worth."
 
 // found is what a token turned out to be: access or refresh, and of which
 // session.
@@ -111,7 +125,7 @@ func (p *protocol) Introspect(ctx context.Context, r *op.Request[op.Introspectio
 		return nil, p.refusal("authenticating a client", err)
 	}
 	if len(c.SecretDigest) == 0 {
-		return nil, op.NewStatusError(oidc.ErrInvalidClient().WithDescription("Only clients with a secret may ask."), http.StatusUnauthorized)
+		return nil, op.NewStatusError(oidc.ErrInvalidClient().WithDescription(onlyConfidential), http.StatusUnauthorized)
 	}
 	answer := activity{}
 	err = p.s.cfg.Store.View(ctx, func(tx account.Tx) (err error) {
