@@ -59,7 +59,7 @@ The first minute:
 		dir = "warren-spoke"
 	}
 	cmd.PersistentFlags().StringVar(&a.dir, "dir", dir, "state directory")
-	cmd.AddCommand(a.joinCmd(), a.runCmd(), a.statusCmd(), a.pingCmd(), a.getCmd(), a.loginCmd(), a.logoutCmd(), a.leaveCmd(), versionCmd())
+	cmd.AddCommand(a.joinCmd(), a.runCmd(), a.statusCmd(), a.pingCmd(), a.getCmd(), a.loginCmd(), a.logoutCmd(), a.settingsCmd(), a.leaveCmd(), versionCmd())
 	return cmd
 }
 
