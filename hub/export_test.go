@@ -7,6 +7,7 @@ import (
 
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/hub/store"
+	"github.com/warrenmesh/warren/peer/account"
 	"github.com/warrenmesh/warren/services"
 	"github.com/warrenmesh/warren/services/router"
 )
@@ -51,3 +52,8 @@ func (s *Server) Tables() map[string][]router.Route {
 
 // Running is how many requests of people, nodes and apps are running.
 func (s *Server) Running() int { return s.accounts.live.Count() }
+
+// Narrow confines an app to one household.
+func (s *Server) Narrow(ctx context.Context, app, household string) error {
+	return s.accounts.auth.ScopeApp(ctx, "test", app, []string{"*"}, []account.HouseholdID{account.HouseholdID(household)})
+}

@@ -105,7 +105,11 @@ func Try(ctx context.Context, c *spoke.Client, r Request) (Answer, error) {
 		name, value, _ := strings.Cut(line, ": ")
 		req.Header.Add(name, value)
 	}
-	resp, err := c.HTTPClient().Do(req)
+	// Each call is a client of its own and leaves no connection behind: one
+	// address may hold only so many.
+	client := c.HTTPClient()
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
 	if err != nil {
 		return Answer{}, err
 	}
