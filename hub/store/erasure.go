@@ -142,7 +142,7 @@ func (tx *Tx) AddErased(people ...account.UserID) error {
 		if u <= 0 {
 			return fmt.Errorf("%w: user %v", ErrInvalid, u)
 		}
-		if err := errors.Join(tx.removePerson(u), tx.skipUser(u)); err != nil {
+		if err := tx.removePerson(u); err != nil {
 			return err
 		}
 		if err := tx.exec("writing who was erased", `INSERT INTO erased (user_id, at, done) VALUES ($1, $2, $2)
