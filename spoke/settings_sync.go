@@ -106,18 +106,26 @@ func (s *Settings) follow(ctx context.Context) error {
 		if err := n.call(ctx, http.MethodGet, fmt.Sprintf("/events?wait=%d&after=%s", eventsWait, url.QueryEscape(cursor)), nil, &waits); err != nil {
 			return err
 		}
-		if err := s.store(map[string]any{keyHeard: s.now().UTC().Truncate(time.Second)}); err != nil {
+		if same, err := s.heard(id); err != nil || !same {
 			return err
 		}
 		s.say("")
-		if now, err := s.identity(); err != nil || now != id {
-			return err // it was made another node
-		}
 		if err := n.work(ctx, waits.Events); err != nil {
 			return err
 		}
 		cursor = waits.Cursor
 	}
+}
+
+// heard writes down that the hub has answered, unless this machine was made
+// another node in the meantime, or none.
+func (s *Settings) heard(id nodeIdentity) (same bool, err error) {
+	s.change.Lock()
+	defer s.change.Unlock()
+	if now, err := s.identity(); err != nil || now != id {
+		return false, err
+	}
+	return true, s.store(map[string]any{keyHeard: s.now().UTC().Truncate(time.Second)})
 }
 
 // settingsEvent is one thing that waits.
