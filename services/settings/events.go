@@ -48,6 +48,12 @@ func (s *Service) events(ctx context.Context, c *services.Caller, in *eventsIn) 
 	if err := in.own(c, "Cannot access other node's events"); err != nil {
 		return nil, err
 	}
+	// A node that polls is up; that is written down once a minute.
+	if s.cfg.Now().Sub(c.Node.Seen) > time.Minute {
+		if _, err := s.seen(ctx, c.Node.ID); err != nil {
+			return nil, err
+		}
+	}
 	deadline := time.NewTimer(min(time.Duration(in.Wait)*time.Second, MaxWait))
 	defer deadline.Stop()
 	look := time.NewTicker(pollEvery)

@@ -206,18 +206,23 @@ func (s *Service) heartbeat(ctx context.Context, c *services.Caller, in *heartbe
 	if in.Body != nil && in.Body.NodeID != "" && in.Body.NodeID != c.Node.ID {
 		return nil, refusal(http.StatusForbidden, "Cannot speak for other nodes")
 	}
-	out := new(heartbeatOut)
-	err := s.cfg.Store.Keep(ctx, func(tx account.Tx) error {
-		n, err := tx.Node(c.Node.ID)
-		if err != nil {
-			return missing(err, "Node not found")
-		}
-		n.Seen = tx.Now()
-		out.Body.Status, out.Body.NodeID, out.Body.Timestamp = "ok", n.ID, stamp(n.Seen)
-		return tx.UpdateNode(n)
-	})
+	n, err := s.seen(ctx, c.Node.ID)
 	if err != nil {
 		return nil, err
 	}
+	out := new(heartbeatOut)
+	out.Body.Status, out.Body.NodeID, out.Body.Timestamp = "ok", n.ID, stamp(n.Seen)
 	return out, nil
+}
+
+// seen notes that a node was heard of now.
+func (s *Service) seen(ctx context.Context, node string) (n account.Node, err error) {
+	err = s.cfg.Store.Keep(ctx, func(tx account.Tx) error {
+		if n, err = tx.Node(node); err != nil {
+			return missing(err, "Node not found")
+		}
+		n.Seen = tx.Now()
+		return tx.UpdateNode(n)
+	})
+	return n, err
 }
