@@ -34,8 +34,15 @@ func TestPagesAreOfOneMachine(t *testing.T) {
 	good.Set("email", "ann@example.org")
 	good.Set("password", password)
 	stranger := &page{k: k, http: k.client("bob-phone")}
+	stranger.http.Jar = p.http.Jar // who stole the form has the cookie as well
 	if got := stranger.post("/oauth/sign-in", good); got.code != http.StatusForbidden {
 		t.Errorf("the form on another machine: %d", got.code)
+	}
+	typed := k.browse("ann-laptop", "/device")
+	thief := &page{k: k, http: k.client("bob-phone")}
+	thief.http.Jar = typed.http.Jar
+	if got := thief.post("/device", typed.fields()); got.code != http.StatusForbidden {
+		t.Errorf("the form of a device on another machine: %d", got.code)
 	}
 	elsewhere := &page{k: k, http: k.client("ann-laptop")}
 	if got := elsewhere.post("/oauth/sign-in", good); got.code != http.StatusForbidden {
