@@ -43,8 +43,9 @@ const (
 // less than half a second; then the request is ended as well, since nobody could
 // say any more that it may go on.
 //
-// A stream also ends when its caller's role, household or grants become less than
-// they were, even if it would be let in again: it began with more.
+// So a request lives no longer than the token or the certificate that it began
+// with. A stream also ends when its caller's role, household or grants become
+// less than they were, even if it would be let in again: it began with more.
 type Live struct {
 	mu      sync.Mutex
 	running map[*running]struct{}

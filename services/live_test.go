@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -245,10 +246,9 @@ func (freely) Take(_ context.Context, _ string, rates ...Rate) (Allowance, error
 	return Allowance{Allowed: true, Limit: rates[0]}, nil
 }
 
-// The whole way, on the real server: a caller who has stopped reading, and a
-// connection that was taken over, end as well.
-func TestStreamsEndOnTheWire(t *testing.T) {
-	for name, h := range map[string]func(w http.ResponseWriter, r *http.Request, c *Caller){
+// stubborn are handlers that do not look at their context.
+func stubborn(t *testing.T) map[string]func(w http.ResponseWriter, r *http.Request, c *Caller) {
+	return map[string]func(w http.ResponseWriter, r *http.Request, c *Caller){
 		"writes on and on": func(w http.ResponseWriter, _ *http.Request, _ *Caller) {
 			for {
 				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
@@ -256,20 +256,40 @@ func TestStreamsEndOnTheWire(t *testing.T) {
 				}
 			}
 		},
+		"writes now and then": func(w http.ResponseWriter, _ *http.Request, _ *Caller) {
+			for {
+				if _, err := io.WriteString(w, "data: x\n\n"); err != nil {
+					return
+				}
+				if err := http.NewResponseController(w).Flush(); err != nil {
+					return
+				}
+				time.Sleep(300 * time.Millisecond)
+			}
+		},
 		"waits": func(w http.ResponseWriter, r *http.Request, _ *Caller) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		},
-		"takes over": func(w http.ResponseWriter, _ *http.Request, _ *Caller) {
-			conn, rw, err := http.NewResponseController(w).Hijack()
+		"takes over, and goes on after each timeout": func(w http.ResponseWriter, _ *http.Request, _ *Caller) {
+			conn, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				t.Error(err)
 				return
 			}
 			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
-			_, _ = io.Copy(io.Discard, rw)
+			for err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				_ = conn.SetReadDeadline(time.Now().Add(time.Hour))
+				_, err = conn.Read(make([]byte, 1))
+			}
 		},
-	} {
+	}
+}
+
+// The whole way, on the real server: a caller who has stopped reading, one who
+// reads on, and a connection that was taken over end as well.
+func TestStreamsEndOnTheWire(t *testing.T) {
+	for name, h := range stubborn(t) {
 		synctest.Test(t, func(t *testing.T) {
 			k := newGated(t)
 			runLive(t, k.cfg.Live)
@@ -282,9 +302,13 @@ func TestStreamsEndOnTheWire(t *testing.T) {
 			c := w.dial("10.77.1.1:5000")
 			defer c.Close()
 			go func() { _, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: web\r\nX-API-Key: kitchen:nk\r\n\r\n") }()
-			line, err := bufio.NewReaderSize(c, 16).ReadString('\n')
+			in := bufio.NewReaderSize(c, 16)
+			line, err := in.ReadString('\n')
 			if err != nil || !strings.HasPrefix(line, "HTTP/1.1 ") {
 				t.Fatal(name, line, err)
+			}
+			if name == "writes now and then" {
+				go func() { _, _ = io.Copy(io.Discard, in) }()
 			}
 			time.Sleep(10 * time.Second)
 			k.desk.set(func() { delete(k.desk.nodes, "kitchen:nk") })

@@ -35,7 +35,7 @@ type noteOut struct {
 }
 
 // notes has the same route in both shapes, and one without a body.
-func notes(t *testing.T) *table {
+func notes(t testing.TB) *table {
 	t.Helper()
 	k := newTable(t)
 	for path, shape := range map[string]router.Shape{"/notes/{id}": router.Problem, "/jarvis/{id}": router.Jarvis} {
@@ -150,8 +150,7 @@ func FuzzStrictBody(f *testing.F) {
 	for _, s := range []string{`{"text":"a"}`, `{"text":"a","TEXT":"b"}`, `{"text":"a"}x`, `{"text":"a","extra":{"a":"b","a":"c"}}`} {
 		f.Add(s)
 	}
-	t := new(testing.T)
-	k := notes(t)
+	k := notes(f)
 	f.Fuzz(func(t *testing.T, body string) {
 		status, _, got := k.call("POST", "/notes/1", body)
 		if status == http.StatusTooManyRequests {
