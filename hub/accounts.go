@@ -11,6 +11,7 @@ import (
 	"github.com/warrenmesh/warren/services"
 	"github.com/warrenmesh/warren/services/auth"
 	"github.com/warrenmesh/warren/services/auth/oauth"
+	"github.com/warrenmesh/warren/services/limit"
 	"github.com/warrenmesh/warren/services/router"
 	nodesettings "github.com/warrenmesh/warren/services/settings"
 	"github.com/warrenmesh/warren/services/webhook"
@@ -24,13 +25,21 @@ type accounts struct {
 	settings *nodesettings.Service
 	webhooks *webhook.Service
 	live     *services.Live
+	redis    *limit.Limiter // nil when each hub counts alone
 	routers  map[string]*router.Router
 }
 
 // openAccounts builds the services. Nothing is served yet.
 func (s *Server) openAccounts(ctx context.Context) (err error) {
 	a := &accounts{live: services.NewLive()}
-	var counter services.Limiter = services.NewMemoryLimiter(s.cfg.Now)
+	memory := services.NewMemoryLimiter(s.cfg.Now)
+	var counter services.Limiter = memory
+	if s.cfg.Redis != "" {
+		if a.redis, err = limit.Redis(limit.Config{Address: s.cfg.Redis, Memory: memory, Logger: s.log, Now: s.cfg.Now}); err != nil {
+			return err
+		}
+		counter = a.redis
+	}
 	s.accounts = a // Close ends what was opened
 	if a.auth, err = auth.New(ctx, s.authConfig(a.live)); err != nil {
 		return err
@@ -66,7 +75,7 @@ func (s *Server) issuer() string { return "https://auth." + s.set.domain }
 func (s *Server) authConfig(live *services.Live) auth.Config {
 	return auth.Config{
 		Store: s.store.Accounts(), Data: s.store.Data(), Roster: s.roster, Issuer: s.issuer(), Live: live,
-		Admin: s.adminMachine, HS256: s.cfg.HS256, Scrub: s.store.Scrub, Forget: s.store.ForgetInBackups,
+		Admin: s.adminMachine, HS256: s.cfg.HS256, Scrub: s.store.Scrub, Forget: s.forgetInBackups,
 		Logger: s.log, Now: s.cfg.Now,
 	}
 }
@@ -109,6 +118,14 @@ func (a *accounts) handler(name string) http.Handler { return a.routers[name] }
 
 // run does what is due: running requests judged again, upkeep of accounts.
 func (a *accounts) run(ctx context.Context) error { return a.live.Run(ctx) }
+
+// close ends what openAccounts opened.
+func (a *accounts) close() error {
+	if a == nil || a.redis == nil {
+		return nil
+	}
+	return a.redis.Close()
+}
 
 // accountRoutes adds the commands about accounts.
 func (s *Server) accountRoutes(mux *http.ServeMux) {

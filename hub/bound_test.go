@@ -12,7 +12,6 @@ import (
 	"github.com/warrenmesh/warren/hub/hubtest"
 	"github.com/warrenmesh/warren/peer/account"
 	"github.com/warrenmesh/warren/services"
-	"github.com/warrenmesh/warren/spoke"
 )
 
 // TestJ08_StolenCredentials: what was taken from one machine is refused on
@@ -43,7 +42,7 @@ type stream struct {
 }
 
 // begin opens a stream and waits until it has begun.
-func begin(t *testing.T, c *spoke.Client, path string, header ...string) *stream {
+func begin(t *testing.T, c hubtest.Machine, path string, header ...string) *stream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)

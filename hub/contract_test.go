@@ -48,7 +48,7 @@ func (h *home) app() []string {
 func (h *home) node() string { return "X-API-Key: kitchen:" + h.nodeKey }
 
 // refuses expects one refusal, word by word.
-func refuses(t *testing.T, c *spoke.Client, r hubtest.Request, status int, detail string) {
+func refuses(t *testing.T, c hubtest.Machine, r hubtest.Request, status int, detail string) {
 	t.Helper()
 	if a := hubtest.Call(t, c, r); a.Status != status || a.Detail() != detail {
 		t.Errorf("%s %s with %q: %d %s; want %d %q", r.Method, r.URL, r.Header, a.Status, a.Text, status, detail)

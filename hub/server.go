@@ -98,6 +98,9 @@ type Server struct {
 	kept    map[flowLine]uint64
 	sighted map[peer.ID]sighting
 
+	// stray are backups that may hold the key of somebody who was erased.
+	stray atomic.Pointer[[]string]
+
 	// offers, vouched and refusedJoins bound what one machine, and one invite,
 	// make the hub write down and sign.
 	offers, vouched, refusedJoins *allowance
@@ -240,6 +243,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.group.Go(func() error { return s.greet(s.ctx) })
 	s.group.Go(func() error { return s.accounts.live.Run(s.ctx) })
 	s.group.Go(func() error { return s.accounts.auth.Run(s.ctx) })
+	s.group.Go(func() error { return s.tidyBackups(s.ctx) })
 	s.log.Info("hub ready", "udp", s.ListenAddr().String(), "endpoint", s.set.endpoint, "key", s.key.Public().String(),
 		"peers", len(s.snap.Load().peers), "generation", s.snap.Load().policy.Generation)
 	if why := s.snap.Load().recovery; why != "" {
@@ -287,6 +291,7 @@ func (s *Server) shut() error {
 		s.keepFlows(ctx)
 		cancel()
 	}
+	errs = append(errs, s.accounts.close())
 	if s.stack != nil {
 		errs = append(errs, s.stack.Close())
 	}

@@ -27,6 +27,12 @@ func (s *Server) Status() control.Status {
 		Recovery: snap.recovery, ConfirmBy: snap.policy.ConfirmBy, Peers: s.Peers(), Services: s.Services(),
 		Refused: s.refusals(snap, shown, netip.Addr{}), Drops: make(map[string]uint64), Problems: snap.problems,
 	}
+	ctx, cancel := context.WithTimeout(s.ctx, statusTimeout)
+	defer cancel()
+	var err error
+	if st.Accounts, err = s.accountsStatus(ctx); err != nil {
+		st.Problems = append(slices.Clone(st.Problems), err.Error())
+	}
 	for reason, n := range s.gate.Stats().Reasons {
 		if n > 0 {
 			st.Drops[acl.Reason(reason).String()] = n

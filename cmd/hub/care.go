@@ -102,6 +102,7 @@ func printStatus(w io.Writer, st control.Status) error {
 	if !st.ConfirmBy.IsZero() {
 		fmt.Fprintf(w, "%s\n", cli.Colour(w, cli.Yellow, "the policy goes back at "+st.ConfirmBy.Local().Format(time.TimeOnly)+" unless confirmed: hub acl confirm"))
 	}
+	fmt.Fprintln(w, accountsLine(st.Accounts))
 	for _, p := range st.Problems {
 		fmt.Fprintln(w, cli.Colour(w, cli.Yellow, "policy: "+p))
 	}
@@ -115,6 +116,18 @@ func printStatus(w io.Writer, st control.Status) error {
 	}
 	fmt.Fprintln(w)
 	return printRefused(w, st)
+}
+
+// accountsLine is one line about people and what acts for them.
+func accountsLine(a control.AccountsStatus) string {
+	line := fmt.Sprintf("%s in %s, %s, %s", cli.Plural(a.Users, "account"), cli.Plural(a.Households, "household"), cli.Plural(a.Nodes, "node"), cli.Plural(a.Apps, "app"))
+	if a.Redis != "" {
+		line += "; Redis: " + a.Redis
+	}
+	if n := len(a.Erasing); n > 0 {
+		line += "; " + cli.Plural(n, "erasure") + " not finished"
+	}
+	return line
 }
 
 func printRefused(w io.Writer, st control.Status) error {

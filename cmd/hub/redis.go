@@ -44,7 +44,7 @@ func (r *redisFlags) read(cmd *cobra.Command) (string, error) {
 		return "", nil
 	}
 	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" {
+	if err != nil || !strings.HasPrefix(address, "/") && u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" {
 		// Not err: it repeats the address.
 		return "", cli.Usage("that is no address of Redis; it looks like redis://127.0.0.1:6379/0, rediss:// or unix:///run/redis.sock")
 	}

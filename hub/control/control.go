@@ -206,6 +206,7 @@ type Status struct {
 	Services   []ServiceInfo     `json:"services"`
 	Refused    []Refusal         `json:"refused"`
 	Drops      map[string]uint64 `json:"drops"`
+	Accounts   AccountsStatus    `json:"accounts"`
 	Problems   []string          `json:"problems,omitempty"`
 }
 

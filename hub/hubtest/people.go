@@ -10,8 +10,11 @@ import (
 	"testing"
 
 	"github.com/warrenmesh/warren/hub/control"
-	"github.com/warrenmesh/warren/spoke"
 )
+
+// Machine is where a plain HTTP client runs: behind a spoke, or behind a
+// stranger's own tunnel.
+type Machine interface{ HTTPClient() *http.Client }
 
 // Password is everybody's.
 const Password = "correct horse battery staple"
@@ -63,7 +66,7 @@ func (a Answer) String(field string) string {
 	return s
 }
 
-// Request is one request of a plain HTTP client behind a spoke.
+// Request is one request of a plain HTTP client behind a machine of the mesh.
 type Request struct {
 	Method, URL string
 	// Header is lines "Name: value".
@@ -71,9 +74,9 @@ type Request struct {
 	Body   any // nil: none; marshalled
 }
 
-// Call sends a request through a spoke's tunnel. It fails the test if there is
+// Call sends a request through a machine's tunnel. It fails the test if there is
 // no answer.
-func Call(t testing.TB, c *spoke.Client, r Request) Answer {
+func Call(t testing.TB, c Machine, r Request) Answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
@@ -85,7 +88,7 @@ func Call(t testing.TB, c *spoke.Client, r Request) Answer {
 }
 
 // Try is Call that may fail.
-func Try(ctx context.Context, c *spoke.Client, r Request) (Answer, error) {
+func Try(ctx context.Context, c Machine, r Request) (Answer, error) {
 	var body io.Reader
 	if r.Body != nil {
 		b, err := json.Marshal(r.Body)
@@ -136,8 +139,8 @@ const (
 	CommandURL = "http://command.warren.internal:7703"
 )
 
-// SignIn signs somebody in with Password on a spoke's machine.
-func SignIn(t testing.TB, c *spoke.Client, name string) Tokens {
+// SignIn signs somebody in with Password on a machine.
+func SignIn(t testing.TB, c Machine, name string) Tokens {
 	t.Helper()
 	a := Call(t, c, Request{Method: http.MethodPost, URL: AuthURL + "/auth/login",
 		Body: map[string]string{"email": name + "@example.org", "password": Password}})

@@ -20,6 +20,8 @@ const everything = `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}
 type Stranger struct {
 	*netstack.Stack
 	V4, V6 netip.Addr
+	// at is the IPv4 address of a place of the mesh.
+	at func(place uint32) netip.Addr
 }
 
 // Invited is a stranger with the throw-away identity of an invite code.
@@ -56,7 +58,10 @@ func (m *Mesh) Stranger(key peer.PrivateKey, psk peer.PresharedKey, v4, v6 netip
 	if err != nil {
 		m.t.Fatalf("setting the hub: %v", err)
 	}
-	return &Stranger{s, v4, v6}
+	return &Stranger{s, v4, v6, func(place uint32) netip.Addr {
+		a, _ := at(net4, net6, place)
+		return a
+	}}
 }
 
 // Networks are the mesh's two prefixes.
