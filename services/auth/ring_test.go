@@ -25,6 +25,7 @@ func TestJ07_Rotation(t *testing.T) {
 	first := k.setUp()
 	k.clock.pass(10 * time.Minute)
 	k.ok(k.s.RotateSigningKey(t.Context(), "local:0"))
+	k.clock.pass(4 * time.Minute)
 	second := k.signIn("ann", "ann-laptop")
 	if !k.alive("ann-laptop", first.AccessToken) || !k.alive("ann-laptop", second.AccessToken) {
 		t.Fatal("a rotation ended tokens")

@@ -29,6 +29,9 @@ func TestJ08_TokenOfAnotherMachine(t *testing.T) {
 	k.want(k.call("ann-laptop", "GET", "/auth/me", first.AccessToken, nil), 200, `"email":"ann@example.org"`)
 	for _, machine := range []string{"thief", "ann-tablet", "bob-phone"} {
 		k.want(k.call(machine, "GET", "/auth/me", first.AccessToken, nil), 401, `{"detail":"Invalid token"}`)
+		// The gate looks as well; this is without it.
+		_, _, err := k.s.Bearer(t.Context(), k.peer(machine), first.AccessToken)
+		k.refused(err, 401)
 		k.want(k.refresh(machine, first.RefreshToken), 401, "Invalid refresh token")
 	}
 	if n := k.audited("session.stranger"); n != 3 {
