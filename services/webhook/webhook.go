@@ -126,7 +126,7 @@ func (s *Service) deliver(w http.ResponseWriter, r *http.Request, c *services.Ca
 	case why != nil:
 		s.cfg.Logger.Debug("webhook refused", "peer", c.Peer.Name, "why", why.Detail)
 		services.WriteDetail(w, r, why)
-	case errors.Is(err, account.ErrExists):
+	case errors.Is(err, errReplayed):
 		refuse(http.StatusConflict, "Already accepted")
 	default:
 		// The store is away: the sender is to try again.
@@ -152,6 +152,9 @@ func headersOf(r *http.Request) headers {
 	}
 	return headers{one(HeaderID, ""), one(HeaderTimestamp, "!"), one(HeaderSignature, "!")}
 }
+
+// errReplayed: the delivery was accepted before.
+var errReplayed = errors.New("already accepted")
 
 // nobodysSecret is what a delivery to a hook that does not exist is verified
 // with: the answer, and the work for it, are those of a wrong signature.
@@ -186,7 +189,9 @@ func (s *Service) accept(ctx context.Context, name string, h headers, body []byt
 		if late := now.Add(life); late.After(until) {
 			until = late
 		}
-		if err := sc.Accept(name, mark, until); err != nil {
+		if err := sc.Accept(name, mark, until); errors.Is(err, account.ErrExists) {
+			return errReplayed
+		} else if err != nil {
 			return err
 		}
 		return sc.PutDelivery(account.Delivery{Hook: name, At: sc.Now(), Body: body})

@@ -147,8 +147,9 @@ func TestK05_DotMoves(t *testing.T) {
 
 // TestK06_AcceptedOnce replays a delivery, 32 times at once, in other spellings,
 // with a new time, and after a restart.
-func TestK06_AcceptedOnce(t *testing.T) {
-	cfg := storetest.Config(t)
+func TestK06_AcceptedOnce(t *testing.T) { storetest.Each(t, acceptedOnce) }
+
+func acceptedOnce(t *testing.T, cfg store.Config) {
 	st, err := store.Create(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +193,23 @@ func TestK06_AcceptedOnce(t *testing.T) {
 			t.Errorf("id %q after a restart: %d", id, status)
 		}
 	}
+}
+
+// TestK06_ManyAtOnce: different deliveries at the same time are all accepted.
+func TestK06_ManyAtOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, cfg store.Config) {
+		k := newKit(t, storetest.Create(t, cfg))
+		var wg sync.WaitGroup
+		for n := range 32 {
+			e := k.signed("door", fmt.Sprint("evt-", n), "{}")
+			wg.Go(func() {
+				if status, detail := k.send(e); status != 202 {
+					t.Errorf("%d: %d %s", n, status, detail)
+				}
+			})
+		}
+		wg.Wait()
+	})
 }
 
 func (k *kit) sendAll(e event, n int) (accepted, refused int) {
