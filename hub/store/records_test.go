@@ -69,23 +69,30 @@ func TestG01_Sealed(t *testing.T) {
 		if err != nil || strings.Contains(string(text), "ann's secret") || strings.Contains(string(text), "ann@example.org") || strings.Contains(string(text), "second") {
 			t.Errorf("the tables can be read: %v", err)
 		}
-		for name, query := range map[string]string{
-			"another row":       `UPDATE records SET body = (SELECT body FROM records WHERE id = 'r2') WHERE id = 'r1' AND user_id = 1`,
-			"another household": fmt.Sprintf(`UPDATE records SET id = 'moved', household = '%s' WHERE id = 'r2'`, bob.id),
-			"another person":    `UPDATE records SET user_id = 2 WHERE id = 'r1' AND user_id = 1`,
-			"another's key":     `UPDATE person_keys SET key = (SELECT key FROM person_keys WHERE user_id = 1) WHERE user_id = 2`,
+		read := func(h house) error {
+			return s.Data().View(t.Context(), h.scope(), func(sc account.Scoped) error {
+				_, err := sc.Records(account.Chat, 0, time.Time{}, 10)
+				return err
+			})
+		}
+		for _, c := range []struct{ name, query, back string }{
+			{"another household", fmt.Sprintf(`UPDATE records SET household = '%s' WHERE id = 'r2'`, bob.id),
+				fmt.Sprintf(`UPDATE records SET household = '%s' WHERE id = 'r2'`, ann.id)},
+			{"another person", `UPDATE records SET user_id = 2 WHERE id = 'r2'`, `UPDATE records SET user_id = 1 WHERE id = 'r2'`},
+			{"another id", `UPDATE records SET id = 'r3' WHERE id = 'r2'`, `UPDATE records SET id = 'r2' WHERE id = 'r3'`},
+			{"another's key", `UPDATE person_keys SET key = (SELECT key FROM person_keys WHERE user_id = 1) WHERE user_id = 2`, ``},
 		} {
-			if err := store.Raw(t.Context(), s, query); err != nil {
+			if err := errors.Join(read(ann), read(bob)); err != nil {
 				t.Fatal(err)
 			}
-			read := func(h house) error {
-				return s.Data().View(t.Context(), h.scope(), func(sc account.Scoped) error {
-					_, err := sc.Records(account.Chat, 0, time.Time{}, 10)
-					return err
-				})
+			if err := store.Raw(t.Context(), s, c.query); err != nil {
+				t.Fatal(err)
 			}
 			if err := errors.Join(read(ann), read(bob)); !errors.Is(err, store.ErrCorrupt) {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: %v", c.name, err)
+			}
+			if err := store.Raw(t.Context(), s, c.back); err != nil {
+				t.Fatal(err)
 			}
 		}
 	})

@@ -308,3 +308,52 @@ func TestT03_ManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestT03_TheSameMoment holds the making of a role until another hub is about
+// to make it as well.
+func TestT03_TheSameMoment(t *testing.T) {
+	server := storetest.NewServer(t)
+	key, err := store.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := sql.Open("pgx", server.DSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	tx, err := first.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), `CREATE ROLE warren_system NOLOGIN`); err != nil {
+		t.Fatal(err)
+	}
+	second := server.DSN(t)
+	done := make(chan error, 1)
+	go func() {
+		s, err := store.Create(t.Context(), store.Config{DSN: second, Key: key})
+		if err == nil {
+			err = s.Close()
+		}
+		done <- err
+	}()
+	for waiting := 0; waiting == 0; {
+		select {
+		case err := <-done:
+			t.Fatalf("it did not wait: %v", err)
+		case <-t.Context().Done():
+			t.Fatal("nobody waits")
+		default:
+		}
+		if err := first.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'warren'`).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
