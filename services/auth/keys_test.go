@@ -228,7 +228,9 @@ func TestK02_RevokedMidStream(t *testing.T) {
 				h.ServeHTTP(w, r.WithContext(peer.NewContext(r.Context(), k.peer(tt.machine))))
 			}))
 			defer srv.Close()
-			req, _ := http.NewRequestWithContext(t.Context(), "GET", srv.URL+"/stream", nil)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			req, _ := http.NewRequestWithContext(ctx, "GET", srv.URL+"/stream", nil)
 			for _, line := range tt.headers(k) {
 				req.Header.Set(line[0], line[1])
 			}
