@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -39,7 +40,8 @@ type Config struct {
 	// Title and Version are those of the OpenAPI document.
 	Title, Version string
 	Gate           *services.Gate
-	// Health is the status that /health answers, "ok" if it is "".
+	// Health is the status that /health answers, "ok" if it is "". With another
+	// word the answer has the service's name and the time as well.
 	Health string
 	// Logger; nil discards.
 	Logger *slog.Logger
@@ -93,7 +95,7 @@ func New(cfg Config) *Router {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Health == "" {
-		cfg.Health = "ok"
+		cfg.Health = plainHealth
 	}
 	r := &Router{cfg: cfg, mux: http.NewServeMux(), wires: wires{}, ops: make(map[string]*huma.Operation)}
 	if cfg.Gate == nil {
@@ -107,15 +109,24 @@ func New(cfg Config) *Router {
 	return r
 }
 
+// plainHealth is the status that stands alone.
+const plainHealth = "ok"
+
 type healthOut struct {
 	Body struct {
 		Status string `json:"status" doc:"How the service is."`
+		// With a word of its own, as Jarvis' command centre answers.
+		Service   string     `json:"service,omitempty" doc:"Which service it is."`
+		Timestamp *time.Time `json:"timestamp,omitempty" doc:"When it said so."`
 	}
 }
 
 func (r *Router) health(context.Context, *services.Caller, *struct{}) (*healthOut, error) {
 	out := new(healthOut)
-	out.Body.Status = r.cfg.Health
+	if out.Body.Status = r.cfg.Health; r.cfg.Health != plainHealth {
+		now := time.Now().UTC().Truncate(time.Second)
+		out.Body.Service, out.Body.Timestamp = r.cfg.Service, &now
+	}
 	return out, nil
 }
 
