@@ -300,7 +300,7 @@ func TestAdminNodes(t *testing.T) {
 	if r := k.want(k.call("nobody", get, "/api/v0/ping", nil), 200, ""); r.text("message") != "pong" {
 		t.Errorf("%s", r.body)
 	}
-	if r := k.want(k.call("nobody", get, "/health", nil), 200, ""); r.text("status") != "healthy" {
+	if r := k.want(k.call("nobody", get, "/health", nil), 200, ""); r.text("status") != "healthy" || r.text("service") != "command" || r.text("timestamp") == "" {
 		t.Errorf("%s", r.body)
 	}
 }

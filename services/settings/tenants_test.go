@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/warrenmesh/warren/hub/store"
+	"github.com/warrenmesh/warren/hub/store/storetest"
 	"github.com/warrenmesh/warren/peer"
 	"github.com/warrenmesh/warren/services/router/routertest"
 	"github.com/warrenmesh/warren/services/settings/k2"
@@ -51,7 +53,10 @@ func (k *kit) send(method, target string, header http.Header, body string) *http
 // TestT02_SettingsRoutes tries bob's ids on every route, as ann and as her
 // kitchen.
 func TestT02_SettingsRoutes(t *testing.T) {
-	k := newKit(t)
+	storetest.Each(t, func(t *testing.T, cfg store.Config) { walkSettings(t, newKitOn(t, storetest.Create(t, cfg))) })
+}
+
+func walkSettings(t *testing.T, k *kit) {
 	own, err := k2.NewNodeKey()
 	if err != nil {
 		t.Fatal(err)
