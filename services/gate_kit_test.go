@@ -62,13 +62,9 @@ func (d *desk) set(f func()) { d.mu.Lock(); defer d.mu.Unlock(); f() }
 func (d *desk) ask(ctx context.Context) (func(), error) {
 	d.mu.Lock()
 	d.asked++
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), d.broken); err != nil {
 		d.mu.Unlock()
 		return nil, err
-	}
-	if d.broken != nil {
-		d.mu.Unlock()
-		return nil, d.broken
 	}
 	return d.mu.Unlock, nil
 }
