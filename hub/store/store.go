@@ -13,10 +13,19 @@
 // never wait for a writer on SQLite. Functions given to Do, Keep and View must
 // not call Do or Keep themselves: they would wait for their own end.
 //
+// There are three ways in. Do, Keep and View are the hub's own: machines,
+// policy, services. Accounts is for signing in and for the admin: people,
+// households, sessions, nodes, apps, over all households. Data is for services:
+// one household at a time, and on PostgreSQL the database itself holds a
+// transaction inside it (see roles.go).
+//
 // What is secret (private keys, pre-shared keys) is sealed under a key drawn
 // from the master key before it reaches either engine; the SQLCipher file is
-// encrypted as a whole besides. On PostgreSQL the rest (names, addresses,
-// policies, the audit log) is readable to whoever can read that database.
+// encrypted as a whole besides. What is a person's (address, name, password,
+// records) is sealed under a key of that person's own, and found by an HMAC
+// where it has to be found; erasing somebody ends with destroying that key. On
+// PostgreSQL the rest (names of machines and households, addresses, policies,
+// the audit log) is readable to whoever can read that database.
 //
 // The master key is a file beside the store (CreateKey, LoadKey), a file
 // descriptor (KeyFromFD) or a systemd credential (KeyFromCredential). Without
