@@ -357,3 +357,28 @@ func TestT03_TheSameMoment(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestT03_PlainLogin does under each login what goes through many tables: the
+// database's own deletions along references pass the rules as well.
+func TestT03_PlainLogin(t *testing.T) {
+	eachLogin(t, func(t *testing.T, s *store.Store, admin string) {
+		ann, bob := village(t, s)
+		nest(t, s, bob)
+		erase(t, s, bob.person)
+		kept(t, s.Accounts(), func(tx account.Tx) error { return tx.DeleteHousehold(ann.id) })
+		saved := backup(t, s, nil)
+		if len(saved) == 0 {
+			t.Error("the backup is empty")
+		}
+		db, err := sql.Open("pgx", admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		for table, want := range map[string]string{"nodes": "1", "memberships": "0", "records": "0", "blobs": "1", "versions": "1", "hooks": "1", "accepted": "1", "deliveries": "1", "users": "1"} {
+			if n := column(t, db, `SELECT COUNT(*) FROM `+table); n[0] != want {
+				t.Errorf("%s has %s rows, want %s", table, n[0], want)
+			}
+		}
+	})
+}
