@@ -19,6 +19,12 @@ type RestoreConfig struct {
 	DSN        string
 	Key        store.Key // zero makes a new one in Dir
 	Passphrase string
+	// People is the file that was written with the backup: people's keys. nil
+	// for none; then nobody's account comes back.
+	People io.Reader
+	// PeopleFile is where that file is, so that the hub takes out of it whoever
+	// is erased later; "" if it was read from elsewhere.
+	PeopleFile string
 	Now        func() time.Time
 }
 
@@ -57,6 +63,22 @@ func Restore(ctx context.Context, cfg RestoreConfig, from io.Reader) (done Resto
 		}
 		made = append(made, path)
 	}
-	return store.Restore(ctx, store.Config{Path: filepath.Join(cfg.Dir, dbFile), DSN: cfg.DSN, Key: cfg.Key, Now: cfg.Now},
-		from, []byte(cfg.Passphrase))
+	sc := store.Config{Path: filepath.Join(cfg.Dir, dbFile), DSN: cfg.DSN, Key: cfg.Key, Now: cfg.Now}
+	done, err = store.RestoreFrom(ctx, sc, store.From{Backup: from, People: cfg.People, Passphrase: []byte(cfg.Passphrase)})
+	if err != nil || cfg.PeopleFile == "" {
+		return done, err
+	}
+	// The store is whole: what fails from here on must not take its key away.
+	made = nil
+	return done, rememberPeople(ctx, sc, cfg.PeopleFile)
+}
+
+// rememberPeople notes where a people file is.
+func rememberPeople(ctx context.Context, sc store.Config, path string) (err error) {
+	st, err := store.Open(ctx, sc)
+	if err != nil {
+		return fmt.Errorf("noting %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return st.Keep(ctx, func(tx *store.Tx) error { return tx.RememberPeopleFile(path) })
 }
