@@ -66,11 +66,12 @@ const (
 	accessFlush = 5 * time.Second
 )
 
-// accessLine is one line of a person's access log.
+// accessLine is one line of a person's access log: a request, or an event.
 type accessLine struct {
-	Method    string              `json:"method"`
-	Route     string              `json:"route"`
-	Status    int                 `json:"status"`
+	Event     string              `json:"event,omitempty"`
+	Method    string              `json:"method,omitempty"`
+	Route     string              `json:"route,omitempty"`
+	Status    int                 `json:"status,omitempty"`
 	Machine   string              `json:"machine"`
 	Household account.HouseholdID `json:"household_id,omitempty"`
 }
@@ -82,7 +83,7 @@ func (s *Service) Access(c *services.Caller, method, route string, status int) {
 	if c == nil || c.As != services.AsUser || c.User.ID == 0 {
 		return
 	}
-	body, err := json.Marshal(accessLine{method, route, status, c.Peer.Name, c.Scope().Household()})
+	body, err := json.Marshal(accessLine{"", method, route, status, c.Peer.Name, c.Scope().Household()})
 	if err != nil {
 		return
 	}

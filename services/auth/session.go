@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -216,8 +217,29 @@ func (s *Service) rotate(tx account.Tx, p peer.Peer, client string, out *rotatio
 			return err
 		}
 	}
+	if err := s.settle(tx, &sess); err != nil {
+		return err
+	}
 	out.tokens, err = s.tokens(tx, u, sess, next)
 	return err
+}
+
+// settle gives a session whose person has left its household, or had none, the
+// next that there is.
+func (s *Service) settle(tx account.Tx, sess *account.Session) error {
+	role, err := roleIn(tx, sess.User, sess.Household)
+	if err != nil || role != account.None {
+		return err
+	}
+	h, err := s.firstHousehold(tx, *sess)
+	if err != nil || h == sess.Household {
+		return err
+	}
+	sess.Household = h
+	if err := tx.SetSessionHousehold(sess.ID, h); err != nil {
+		return fmt.Errorf("changing a session: %w", err)
+	}
+	return nil
 }
 
 // successor is the token that comes after the one with this hash. It is derived
@@ -265,10 +287,19 @@ func mayRepeat(tx account.Tx, r account.Refresh) (bool, error) {
 }
 
 // endFamily ends a session whose refresh token was used twice: either of the
-// two who used it has stolen it, and nobody can tell which.
+// two who used it has stolen it, and nobody can tell which. The person finds it
+// in their access log, the admin in the audit log.
 func endFamily(tx account.Tx, p peer.Peer, sess account.Session) error {
 	if err := tx.RevokeSession(sess.ID, "reuse"); err != nil {
 		return fmt.Errorf("ending a session: %w", err)
+	}
+	body, err := json.Marshal(accessLine{Event: "session.reuse", Machine: p.Name, Household: sess.Household})
+	if err != nil {
+		return fmt.Errorf("telling a person that a session was ended: %w", err)
+	}
+	line := account.Record{Kind: account.Access, ID: rand.Text(), User: sess.User, At: tx.Now(), Body: body}
+	if err := tx.PutAccess(line); err != nil {
+		return fmt.Errorf("telling a person that a session was ended: %w", err)
 	}
 	return recordSession(tx, "session.reuse", "peer:"+p.Name, sess)
 }

@@ -92,6 +92,8 @@ func TestJ10_ReuseEndsTheFamily(t *testing.T) {
 	if !k.alive("ann-laptop", other.AccessToken) {
 		t.Error("another session ended as well")
 	}
+	// And its person is told.
+	k.want(k.call("ann-laptop", "GET", "/gdpr/users/1/data", other.AccessToken, nil), 200, `"event":"session.reuse"`)
 }
 
 // TestJ11_LostReply: the same successor for ten seconds, and the end of the
@@ -213,5 +215,32 @@ func TestSessionList(t *testing.T) {
 	k.want(k.call("ann-laptop", "DELETE", "/auth/sessions/"+list[0].ID, first.AccessToken, nil), 204, "")
 	if k.alive("ann-tablet", tablet.AccessToken) || !k.alive("ann-laptop", first.AccessToken) {
 		t.Error("not that session ended")
+	}
+}
+
+// TestSessionSettles: who left the household of their session gets another with
+// the next refresh, and who had none the first one.
+func TestSessionSettles(t *testing.T) {
+	k := newKit(t, nil)
+	first := k.setUp()
+	bob, bobs := k.household("bob")
+	in := k.signIn("bob", "bob-phone")
+	where := func(token string) (string, account.HouseholdID) {
+		t.Helper()
+		got, sess, err := k.s.Rotate(t.Context(), k.peer("bob-phone"), token, "")
+		k.ok(err)
+		return got.Refresh, sess.Household
+	}
+	next, h := where(in.RefreshToken)
+	if h != bobs {
+		t.Errorf("%q", h)
+	}
+	k.ok(k.cfg.Store.Keep(t.Context(), func(tx account.Tx) error { return tx.DeleteHousehold(bobs) }))
+	if next, h = where(next); h != "" {
+		t.Errorf("%q", h)
+	}
+	k.ok(k.s.SetMember(t.Context(), "hub", first.HouseholdID, bob, account.Member))
+	if _, h = where(next); h != first.HouseholdID {
+		t.Errorf("%q", h)
 	}
 }

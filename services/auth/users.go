@@ -19,7 +19,7 @@ import (
 const TempLife = 24 * time.Hour
 
 // MaxImport is how many accounts one import brings.
-const MaxImport = 10_000
+const MaxImport = 2_000
 
 // NewUser is somebody to be added. Either Password or Hash is set: Hash is that
 // of an imported account, as CheckHash accepts it.
