@@ -116,6 +116,8 @@ func (s *Server) auditRoutes(mux *http.ServeMux) {
 		return s.VerifyAudit(ctx, checkpoint)
 	})
 	mux.HandleFunc("POST /v1/backup", s.backup)
+	mux.HandleFunc("POST /v1/backup/people", s.backupPeople)
+	handle(mux, s, "backup/destroyed", s.backupDestroyed)
 }
 
 // handle decodes a request, calls fn with who is asking, and encodes what
@@ -227,28 +229,4 @@ func (s *Server) VerifyAudit(ctx context.Context, checkpoint string) (control.Ve
 		return err
 	})
 	return control.VerifyReply{Entries: n, Head: head.String()}, err
-}
-
-// backup streams one encrypted file. The passphrase came over the socket.
-func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
-	var req control.BackupRequest
-	who, ok := decode(w, r, &req)
-	if !ok {
-		return
-	}
-	if len(req.Passphrase) < 8 {
-		answer(w, http.StatusConflict, &control.Error{Message: "the passphrase is shorter than 8 characters"})
-		return
-	}
-	if err := s.store.Do(r.Context(), audit.Event{Actor: who, Action: "hub.backup"}, func(*store.Tx) error { return nil }); err != nil {
-		s.fail(w, "backup", err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	if err := s.store.Backup(r.Context(), w, []byte(req.Passphrase)); err != nil {
-		s.log.Error("writing backup", "err", err)
-		// The stream ends without its last, authenticated chunk, so a
-		// restore refuses it; the asker sees the connection break.
-		panic(http.ErrAbortHandler)
-	}
 }

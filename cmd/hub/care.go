@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -248,111 +246,5 @@ before it.`,
 			return nil
 		}})
 	cmd.Flags().StringVar(&checkpoint, "checkpoint", "", "a checkpoint printed earlier that must still be in the chain")
-	return cmd
-}
-
-func (a *app) backupCmd() *cobra.Command {
-	var pass string
-	cmd := &cobra.Command{Use: "backup FILE", GroupID: "care", Args: cobra.ExactArgs(1),
-		Short: "Write everything to one encrypted file",
-		Long: `Writes all that the hub knows, its keys included, to one file that only the
-passphrase opens. The hub keeps running. Without the passphrase the file is
-lost; there is no other way in.`,
-		Example: "  hub backup /mnt/stick/warren.backup",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := os.Lstat(args[0]); err == nil {
-				return fileTaken(args[0], notOver)
-			}
-			phrase, err := cli.Passphrase(pass, true)
-			if err != nil {
-				return err
-			}
-			body, err := control.NewClient(a.dir).Stream(cmd.Context(), "backup", control.BackupRequest{Passphrase: phrase})
-			if err != nil {
-				return hint(err)
-			}
-			defer body.Close()
-			n, err := writeNew(args[0], "backup", body)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s (%s).\n", args[0], cli.Bytes(uint64(n)))
-			return nil
-		}}
-	cmd.Flags().StringVar(&pass, "passphrase-file", "", "read the passphrase from this file, - for standard input (default: ask)")
-	return cmd
-}
-
-// writeNew writes a file that must not exist yet; what is half-written is
-// removed. Should even that fail, a restore refuses what is left: a backup
-// ends with a seal over all of it.
-func writeNew(name, what string, from io.Reader) (n int64, err error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return 0, fileTaken(name, notOver)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("writing %s: %w", what, err)
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(name)
-		}
-	}()
-	n, err = io.Copy(f, from)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return n, fmt.Errorf("writing %s: %w", what, err)
-	}
-	return n, nil
-}
-
-// notOver is why a backup is not written.
-const notOver = "backups are not overwritten"
-
-func fileTaken(name, why string) error {
-	return cli.Hint(fmt.Errorf("%s exists", name), "choose another name; "+why)
-}
-
-func (a *app) restoreCmd() *cobra.Command {
-	var pass, dsn string
-	var keys keyFlags
-	cmd := &cobra.Command{Use: "restore FILE", GroupID: "care", Args: cobra.ExactArgs(1),
-		Short: "Make a hub from a backup, in an empty directory",
-		Long: `Makes a hub in the state directory from a backup: the same keys, machines and
-policy. It refuses to touch a directory that holds a hub. Invites that were open
-when the backup was made are void.`,
-		Example: "  hub restore /mnt/stick/warren.backup --dir /var/lib/warren/hub",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
-			if err != nil {
-				return fmt.Errorf("reading backup: %w", err)
-			}
-			defer f.Close()
-			key, err := keys.key()
-			if err != nil {
-				return err
-			}
-			if dsn, err = readDSN(cmd, dsn); err != nil {
-				return err
-			}
-			phrase, err := cli.Passphrase(pass, false)
-			if err != nil {
-				return err
-			}
-			done, err := hub.Restore(cmd.Context(), hub.RestoreConfig{Dir: a.dir, DSN: dsn, Key: key, Passphrase: phrase}, f)
-			if err != nil {
-				return err
-			}
-			w := cmd.OutOrStdout()
-			fmt.Fprintf(w, "The hub is back in %s, as it was on %s.\n", a.dir, done.Created.Local().Format(time.DateTime))
-			if len(done.Peers) > 0 {
-				fmt.Fprintf(w, "On the mesh again: %s.\nIf one of them was removed since, remove it again: hub peer rm NAME\n", strings.Join(done.Peers, ", "))
-			}
-			fmt.Fprintf(w, "Next: hub run --dir %s\n", a.dir)
-			return nil
-		}}
-	cmd.Flags().StringVar(&pass, "passphrase-file", "", "read the passphrase from this file, - for standard input (default: ask)")
-	cmd.Flags().StringVar(&dsn, "db", "", "restore into this PostgreSQL database: postgres://…, or - to read that from standard input")
-	keys.add(cmd)
 	return cmd
 }

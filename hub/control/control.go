@@ -250,4 +250,7 @@ type VerifyReply struct {
 // the Unix socket only, and is a secret.
 type BackupRequest struct {
 	Passphrase string `json:"passphrase"`
+	// People is where the asker puts people's keys, an absolute path; only
+	// backup/people reads it.
+	People string `json:"people,omitempty"`
 }
