@@ -44,6 +44,9 @@ func (s *Server) openAccounts(ctx context.Context) (err error) {
 	if a.auth, err = auth.New(ctx, s.authConfig(a.live)); err != nil {
 		return err
 	}
+	if err := s.ownClients(ctx); err != nil {
+		return err
+	}
 	authority, err := oauth.New(oauth.Config{Store: s.store.Accounts(), Accounts: a.auth, Roster: s.roster, Issuer: s.issuer(), Logger: s.log})
 	if err != nil {
 		return err
@@ -89,7 +92,8 @@ func (s *Server) adminMachine(p peer.Peer) bool {
 func (s *Server) routerConfig(name string, counter services.Limiter) router.Config {
 	gate := services.NewGate(services.GateConfig{
 		Service: name, Authority: s.accounts.auth.Authority(), Roster: s.roster, Grants: s.grants,
-		Limit: counter, Live: s.accounts.live, Apps: s.cfg.Apps, Access: s.accounts.auth.Access, Logger: s.log,
+		Limit: counter, Live: s.accounts.live, Apps: s.cfg.Apps, Access: s.accounts.auth.Access,
+		Domain: s.set.domain, Logger: s.log, Now: s.cfg.Now,
 	})
 	cfg := router.Config{Service: name, Title: "Warren: " + name, Version: s.cfg.Version, Gate: gate, Logger: s.log}
 	if name == "command" {
