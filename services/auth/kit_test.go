@@ -61,7 +61,12 @@ func cheap() PasswordParams { return PasswordParams{Memory: 64, Passes: 1, Lanes
 // newKit returns one with the service as change, if it is not nil, wants it.
 func newKit(t *testing.T, change func(*Config)) *kit {
 	t.Helper()
-	cfg := storetest.Config(t)
+	return newKitOn(t, storetest.Config(t), change)
+}
+
+// newKitOn is newKit on a store of a test's choosing.
+func newKitOn(t *testing.T, cfg store.Config, change func(*Config)) *kit {
+	t.Helper()
 	k := &kit{T: t, path: cfg.Path, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, live: services.NewLive()}
 	cfg.Now = k.clock.now
 	k.store = storetest.Create(t, cfg)
