@@ -2,6 +2,8 @@ package oauth_test
 
 import (
 	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -211,5 +213,38 @@ func TestPageHeaders(t *testing.T) {
 	// Who is no peer sees nothing.
 	if p := k.browse("nobody", "/device"); p.code == http.StatusOK {
 		t.Error("a page for nobody")
+	}
+}
+
+// TestPagesOverPlainHTTP: inside the tunnel, where WireGuard keeps things
+// private, the pages work without TLS as well.
+func TestPagesOverPlainHTTP(t *testing.T) {
+	k := newKit(t)
+	plain := httptest.NewServer(k.server.Config.Handler)
+	defer plain.Close()
+	jar, err := cookiejar.New(nil)
+	k.ok(err)
+	c := &http.Client{Jar: jar, Transport: from{"ann-laptop", http.DefaultTransport}, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+		if r.URL.Host != strings.TrimPrefix(plain.URL, "http://") {
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}}
+	p := (&page{k: k, http: c}).get(plain.URL + request(k.public, callback))
+	send := func(path string, pairs ...string) *page {
+		t.Helper()
+		v := p.fields()
+		for i := 0; i+1 < len(pairs); i += 2 {
+			v.Set(pairs[i], pairs[i+1])
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, plain.URL+path, strings.NewReader(v.Encode()))
+		k.ok(err)
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Origin", plain.URL) // all that browsers say where there is no TLS
+		return p.shows(c.Do(req))
+	}
+	p = send("/oauth/sign-in", "email", "ann@example.org", "password", password)
+	if p = send("/oauth/consent", "decision", "allow"); p.answer().Get("code") == "" {
+		t.Errorf("%d %s", p.code, p.text)
 	}
 }
