@@ -48,6 +48,19 @@ func TestK01_PrefixesOfKeys(t *testing.T) {
 			t.Errorf("%q matches", guess)
 		}
 	}
+	// Digests that are the same up to their nth byte, and parts of one.
+	digest := sha256.Sum256([]byte("key"))
+	keys := []account.Key{{Digest: digest[:]}}
+	for n := range digest {
+		near := digest
+		near[n] ^= 0x80
+		if anyDigest(near[:], keys) || anyDigest(digest[:n], keys) || anyDigest(digest[:], []account.Key{{Digest: near[:]}, {Digest: digest[:n]}}) {
+			t.Errorf("a digest that is the same for %d bytes matches", n)
+		}
+	}
+	if !anyDigest(digest[:], append([]account.Key{{Digest: make([]byte, 32)}}, keys...)) {
+		t.Error("the digest itself does not match")
+	}
 	if anyDigest(nil, []account.Key{{}}) || anyDigest(make([]byte, 32), []account.Key{{}}) || anyDigest(nil, nil) {
 		t.Error("an empty digest matches")
 	}
