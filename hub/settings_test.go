@@ -59,21 +59,7 @@ func TestSettingsEndToEnd(t *testing.T) {
 		t.Errorf("%+v, %v", st, err)
 	}
 
-	push := func(version uint64, value string) string {
-		t.Helper()
-		s, err := key.Seal("kitchen", "auth:x", k2.Setting{Version: version, Issued: time.Now(), Value: []byte(value)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := call(http.MethodPost, "/config/push", map[string]any{"config_type": "auth:x", "version": version, "ciphertext": s.Ciphertext, "nonce": s.Nonce, "tag": s.Tag}, 201)
-		var state hubtest.Answer
-		hubtest.Until(t, "the node says what it thinks of a setting", func() bool {
-			state = call(http.MethodGet, "/config/pushes/"+a.String("id"), nil, 200)
-			return state.String("status") != "pending"
-		})
-		return state.String("status")
-	}
-	if got := push(2, `{"token":"abc"}`); got != "acknowledged" {
+	if got := pushTo(t, key, call, 2, `{"token":"abc"}`); got != "acknowledged" {
 		t.Errorf("a setting is %s", got)
 	}
 	if v, err := node.Get("auth:x"); err != nil || string(v) != `{"token":"abc"}` {
@@ -82,8 +68,27 @@ func TestSettingsEndToEnd(t *testing.T) {
 	snapshotOf(t, key, call)
 }
 
+// caller makes a request about the kitchen, as ann.
+type caller func(method, path string, body any, status int) hubtest.Answer
+
+// pushTo sends a setting and waits for what the node says.
+func pushTo(t *testing.T, key k2.Key, call caller, version uint64, value string) string {
+	t.Helper()
+	s, err := key.Seal("kitchen", "auth:x", k2.Setting{Version: version, Issued: time.Now(), Value: []byte(value)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := call(http.MethodPost, "/config/push", map[string]any{"config_type": "auth:x", "version": version, "ciphertext": s.Ciphertext, "nonce": s.Nonce, "tag": s.Tag}, 201)
+	var state hubtest.Answer
+	hubtest.Until(t, "the node says what it thinks of a setting", func() bool {
+		state = call(http.MethodGet, "/config/pushes/"+a.String("id"), nil, 200)
+		return state.String("status") != "pending"
+	})
+	return state.String("status")
+}
+
 // snapshotOf asks a node for its settings and opens what it answers.
-func snapshotOf(t *testing.T, key k2.Key, call func(method, path string, body any, status int) hubtest.Answer) {
+func snapshotOf(t *testing.T, key k2.Key, call caller) {
 	t.Helper()
 	asked := call(http.MethodPost, "/settings/requests?include_values=true", nil, 201)
 	var a hubtest.Answer

@@ -50,6 +50,34 @@ func (k *kit) send(method, target string, header http.Header, body string) *http
 	return w.Result()
 }
 
+// node is a node's id, of ours and of theirs.
+func node() routertest.Value { return routertest.Value{Own: "kitchen", Foreign: "hall"} }
+
+func fixed(v string) routertest.Value {
+	return routertest.Value{Own: v, Free: "another id of the same request is tried here"}
+}
+
+// one tries a node's id in a path, two the other id as well. A node is
+// refused before anything is looked up, a person finds nothing.
+func one(as http.Header, query, body string, status int) []routertest.Case {
+	c := routertest.Case{Header: as, Values: map[string]routertest.Value{"path.id": node()}, Query: query, Body: body, Status: status}
+	if as.Get("X-Api-Key") != "" {
+		c.Refused = http.StatusForbidden
+	}
+	return []routertest.Case{c}
+}
+
+// two tries the other id of a path as well.
+func two(as http.Header, name string, id routertest.Value, body string, status int) []routertest.Case {
+	first := one(as, "", body, status)[0]
+	first.Values[name] = fixed(id.Own)
+	second := routertest.Case{Header: as, Values: map[string]routertest.Value{"path.id": fixed("kitchen"), name: id}, Body: body, Status: status}
+	if status == 201 {
+		second.Status = 409 // the first one has done it
+	}
+	return []routertest.Case{first, second}
+}
+
 // TestT02_SettingsRoutes tries bob's ids on every route, as ann and as her
 // kitchen.
 func TestT02_SettingsRoutes(t *testing.T) {
@@ -64,34 +92,12 @@ func walkSettings(t *testing.T, k *kit) {
 	ours, theirs := k.make("ann", "kitchen", own), k.make("bob", "hall", own)
 	ann := http.Header{"Authorization": {"Bearer ann-token"}}
 	kitchen := http.Header{"X-Api-Key": {"kitchen:the-key-of-kitchen"}}
-	node := routertest.Value{Own: "kitchen", Foreign: "hall"}
-	fixed := func(v string) routertest.Value {
-		return routertest.Value{Own: v, Free: "another id of the same request is tried here"}
-	}
 	mine := func(of func(made) string) routertest.Value {
 		return routertest.Value{Own: of(ours), Foreign: of(theirs)}
 	}
 	request, push := mine(func(m made) string { return m.request }), mine(func(m made) string { return m.push })
 	key, command := mine(func(m made) string { return m.key }), mine(func(m made) string { return m.command })
 
-	// one tries a node's id in a path; two the other id as well. A node is
-	// refused before anything is looked up, a person finds nothing.
-	one := func(as http.Header, query, body string, status int) []routertest.Case {
-		c := routertest.Case{Header: as, Values: map[string]routertest.Value{"path.id": node}, Query: query, Body: body, Status: status}
-		if as.Get("X-Api-Key") != "" {
-			c.Refused = http.StatusForbidden
-		}
-		return []routertest.Case{c}
-	}
-	two := func(as http.Header, name string, id routertest.Value, body string, status int) []routertest.Case {
-		first := one(as, "", body, status)[0]
-		first.Values[name] = fixed(id.Own)
-		second := routertest.Case{Header: as, Values: map[string]routertest.Value{"path.id": fixed("kitchen"), name: id}, Body: body, Status: status}
-		if status == 201 {
-			second.Status = 409 // the first one has done it
-		}
-		return []routertest.Case{first, second}
-	}
 	text := func(v any) string {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -131,9 +137,9 @@ func walkSettings(t *testing.T, k *kit) {
 		"POST " + at + "/commands/{push_id}/ack":          two(kitchen, "path.push_id", command, "{}", 200),
 		"POST /api/v0/admin/nodes/{id}/factory-reset":     one(ann, "", "", 202),
 		"GET /api/v0/admin/nodes":                         {{Header: ann, Status: 200}},
-		"POST /api/v0/admin/nodes/heartbeat":              {{Header: kitchen, Values: map[string]routertest.Value{"body.node_id": node}, Body: `{"node_id":"{body.node_id}"}`, Refused: 403}},
+		"POST /api/v0/admin/nodes/heartbeat":              {{Header: kitchen, Values: map[string]routertest.Value{"body.node_id": node()}, Body: `{"node_id":"{body.node_id}"}`, Refused: 403}},
 		"POST /api/v0/admin/nodes":                        {{Header: ann, Values: map[string]routertest.Value{"body.household_id": house, "body.node_id": fixed("attic")}, Body: `{"household_id":"{body.household_id}","node_id":"{body.node_id}"}`, Status: 201}},
 		"POST /api/v0/provisioning/token":                 {{Header: ann, Values: map[string]routertest.Value{"body.household_id": house, "body.node_id": fixed("porch")}, Body: `{"household_id":"{body.household_id}","node_id":"{body.node_id}"}`, Status: 201}},
-		"POST /api/v0/nodes/register":                     {{Header: http.Header{}, Values: map[string]routertest.Value{"body.node_id": node}, Body: `{"node_id":"{body.node_id}","provisioning_token":"prov_none"}`, Refused: 401, Status: 401}},
+		"POST /api/v0/nodes/register":                     {{Header: http.Header{}, Values: map[string]routertest.Value{"body.node_id": node()}, Body: `{"node_id":"{body.node_id}","provisioning_token":"prov_none"}`, Refused: 401, Status: 401}},
 	})
 }
