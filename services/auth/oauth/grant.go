@@ -105,6 +105,8 @@ func (p *protocol) start(ctx context.Context, tx account.Tx, sess account.Sessio
 // replayed ends the session that a code was redeemed for, if it was. One that
 // is merely over was redeemed for none.
 func (p *protocol) replayed(ctx context.Context, code string) {
+	// Hanging up does not keep what was stolen.
+	ctx = context.WithoutCancel(ctx)
 	var a account.AuthRequest
 	err := p.s.cfg.Store.View(ctx, func(tx account.Tx) (err error) {
 		a, err = tx.AuthRequestByCode(hash(code))

@@ -53,9 +53,11 @@ type found struct {
 	session account.Session
 }
 
-// find looks a token up. What is none is account.ErrNotFound.
-func (s *Server) find(tx account.Tx, raw string) (f found, err error) {
-	claims, err := s.cfg.Accounts.Ring().Verify(raw, token.Expect{Issuer: s.cfg.Issuer, Audience: auth.Audience})
+// find looks a token up. What is none is account.ErrNotFound. The ring is the
+// caller's: it may come from the store, and a transaction must not wait for
+// another.
+func (s *Server) find(tx account.Tx, ring *token.Ring, raw string) (f found, err error) {
+	claims, err := ring.Verify(raw, token.Expect{Issuer: s.cfg.Issuer, Audience: auth.Audience})
 	if err == nil {
 		f.access = &claims
 		f.session, err = tx.Session(claims.Session)
@@ -74,8 +76,9 @@ func (s *Server) find(tx account.Tx, raw string) (f found, err error) {
 // changes nothing; the answer is the same (RFC 7009, section 2.2).
 func (p *protocol) Revocation(ctx context.Context, r *op.ClientRequest[oidc.RevocationRequest]) (*op.Response, error) {
 	var f found
+	ring := p.s.cfg.Accounts.Ring()
 	err := p.s.cfg.Store.View(ctx, func(tx account.Tx) (err error) {
-		f, err = p.s.find(tx, r.Data.Token)
+		f, err = p.s.find(tx, ring, r.Data.Token)
 		return err
 	})
 	if err != nil && !errors.Is(err, account.ErrNotFound) {
@@ -128,8 +131,9 @@ func (p *protocol) Introspect(ctx context.Context, r *op.Request[op.Introspectio
 		return nil, op.NewStatusError(oidc.ErrInvalidClient().WithDescription(onlyConfidential), http.StatusUnauthorized)
 	}
 	answer := activity{}
+	ring := p.s.cfg.Accounts.Ring()
 	err = p.s.cfg.Store.View(ctx, func(tx account.Tx) (err error) {
-		answer, err = p.s.worth(tx, c, r.Data.Token)
+		answer, err = p.s.worth(tx, ring, c, r.Data.Token)
 		return err
 	})
 	if errors.Is(err, account.ErrNotFound) {
@@ -143,8 +147,8 @@ func (p *protocol) Introspect(ctx context.Context, r *op.Request[op.Introspectio
 
 // worth looks at everything that a gate would look at if the token's own
 // machine presented it now.
-func (s *Server) worth(tx account.Tx, c account.Client, raw string) (activity, error) {
-	f, err := s.find(tx, raw)
+func (s *Server) worth(tx account.Tx, ring *token.Ring, c account.Client, raw string) (activity, error) {
+	f, err := s.find(tx, ring, raw)
 	if err != nil {
 		return activity{}, err
 	}
