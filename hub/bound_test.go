@@ -136,7 +136,7 @@ func TestK02_RunningStreamsEnd(t *testing.T) {
 
 // TestK02_RemovedMachines: quarantine and removal of a machine end what runs on
 // it, and what was issued to it is worth nothing when it comes back.
-func TestJ10_RemovedMachines(t *testing.T) {
+func TestK02_RemovedMachines(t *testing.T) {
 	h := newHome(t)
 	h.Hub.Stream("/test/member", services.Requirement{Any: []services.Credential{services.AsUser}, Role: account.Member})
 	h.Hub.Stream("/test/node", services.Requirement{Any: []services.Credential{services.AsNode}})
