@@ -119,7 +119,7 @@ func (s *Service) claims(ctx context.Context, p peer.Peer, raw string) (token.Cl
 func (s *Service) jarvisClaims(ctx context.Context, p peer.Peer, raw string) (token.Claims, error) {
 	var secret []byte
 	err := s.cfg.Store.View(ctx, func(tx account.Tx) (err error) {
-		secret, err = tx.Secret(sharedSecret)
+		secret, err = shared(tx)
 		return err
 	})
 	if errors.Is(err, account.ErrNotFound) {

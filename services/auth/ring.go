@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -224,7 +225,7 @@ const sharedSecret = "hs256"
 // signJarvis signs a token in Jarvis' form. Its jti begins with the session, so
 // that it counts here on the session's own machine only, like any other.
 func signJarvis(tx account.Tx, u account.User, sess account.Session, expires time.Time) (string, error) {
-	secret, err := tx.Secret(sharedSecret)
+	secret, err := shared(tx)
 	if err != nil {
 		return "", fmt.Errorf("reading the shared secret: %w", err)
 	}
@@ -238,13 +239,23 @@ func signJarvis(tx account.Tx, u account.User, sess account.Session, expires tim
 	return raw, nil
 }
 
-// SharedSecret returns the secret that services outside need to verify tokens
+// shared is the secret as services outside take it, out of their environment:
+// the bytes of a text.
+func shared(tx account.Tx) ([]byte, error) {
+	secret, err := tx.Secret(sharedSecret)
+	if err != nil {
+		return nil, err
+	}
+	return []byte(base64.RawURLEncoding.EncodeToString(secret)), nil
+}
+
+// SharedSecret returns the secret, a text, that services outside need to verify tokens
 // in Jarvis' form. Who has it can make such tokens.
 func (s *Service) SharedSecret(ctx context.Context, actor string) ([]byte, error) {
 	var secret []byte
 	ev := account.Event{Actor: actor, Action: "key.reveal", Target: "secret:" + sharedSecret}
 	err := s.cfg.Store.Do(ctx, ev, func(tx account.Tx) (err error) {
-		secret, err = tx.Secret(sharedSecret)
+		secret, err = shared(tx)
 		return err
 	})
 	if err != nil {
