@@ -350,3 +350,18 @@ func TestDefaultPasswordHash(t *testing.T) {
 		t.Error(ok, err)
 	}
 }
+
+// TestPasswordChangedMeanwhile: a password that was right when it was compared,
+// and is not any more when the session would begin, starts none.
+func TestPasswordChangedMeanwhile(t *testing.T) {
+	k := newKit(t, nil)
+	first := k.setUp()
+	p := k.peer("ann-laptop")
+	a, err := k.s.attemptLogin(t.Context(), p, "ann@example.org")
+	k.ok(err)
+	k.ok(k.s.SetPassword(t.Context(), "hub", first.User.ID, "another password", false))
+	k.refused(k.cfg.Store.Keep(t.Context(), func(tx account.Tx) error {
+		_, err := k.s.admit(tx, p, a, "", "")
+		return err
+	}), 401)
+}

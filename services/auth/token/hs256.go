@@ -65,8 +65,9 @@ func SignHS256(secret []byte, c Jarvis) (string, error) {
 	return text + "." + b64(sig), nil
 }
 
-// VerifyHS256 judges a token in Jarvis' form at a time, with Leeway. It is for
-// tests and tools: nothing in the mesh lets anybody in by such a token.
+// VerifyHS256 judges a token in Jarvis' form at a time, with Leeway. It says
+// nothing about the machine: whoever lets somebody in by such a token looks up
+// the session that its jti names, and that session's machine.
 func VerifyHS256(secret []byte, raw string, now time.Time) (Jarvis, error) {
 	h, err := inspect(raw)
 	if err != nil || len(secret) < MinHS256 || h != (header{Alg: "HS256", Typ: typeID}) {
