@@ -78,7 +78,7 @@ func (s *Server) issuer() string { return "https://auth." + s.set.domain }
 func (s *Server) authConfig(live *services.Live) auth.Config {
 	return auth.Config{
 		Store: s.store.Accounts(), Data: s.store.Data(), Roster: s.roster, Issuer: s.issuer(), Live: live,
-		Admin: s.adminMachine, HS256: s.cfg.HS256, Scrub: s.store.Scrub, Forget: s.forgetInBackups,
+		Admin: s.adminMachine, HS256: s.cfg.HS256, Scrub: s.store.Scrub, Forget: s.forgetPerson,
 		Logger: s.log, Now: s.cfg.Now,
 	}
 }

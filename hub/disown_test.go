@@ -1,0 +1,45 @@
+package hub_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/warrenmesh/warren/hub/control"
+	"github.com/warrenmesh/warren/hub/hubtest"
+)
+
+// TestG01_Machines: who erases themselves gets the answer on the machine they
+// sit at; then that machine is nobody's, has another name and is held.
+func TestG01_Machines(t *testing.T) {
+	m := hubtest.New(t)
+	m.Apply(open)
+	home := m.Household("home", "")
+	m.Person("bob", home, "admin")
+	ann := m.Person("ann", home, "member")
+	phone := m.Join("ann-phone", control.PeerSpec{Owner: "ann"})
+	m.Join("kitchen", control.PeerSpec{Owner: "bob"})
+	m.Invite("ann-watch", control.PeerSpec{Owner: "ann"})
+	keys := hubtest.SignIn(t, phone, "ann")
+	a := hubtest.Call(t, phone, hubtest.Request{Method: http.MethodDelete, Header: []string{keys.Bearer()},
+		URL: hubtest.AuthURL + "/gdpr/users/" + ann.ID.String() + "/data"})
+	if a.Status != http.StatusOK || a.String("status") != "erased" {
+		t.Fatalf("%d %s", a.Status, a.Text)
+	}
+	hubtest.Until(t, "the machine is held", func() bool {
+		for _, p := range m.Hub.Peers() {
+			if strings.HasPrefix(p.Name, "erased-") {
+				return p.Quarantined && p.Owner == ""
+			}
+		}
+		return false
+	})
+	for _, p := range m.Hub.Peers() {
+		if strings.Contains(p.Name, "ann") || p.Owner == "ann" {
+			t.Errorf("still there: %s of %q", p.Name, p.Owner)
+		}
+		if p.Name == "kitchen" && (p.Quarantined || p.Owner != "bob") {
+			t.Errorf("bob's machine suffered: %+v", p)
+		}
+	}
+}
