@@ -57,3 +57,10 @@ func (s *Server) Running() int { return s.accounts.live.Count() }
 func (s *Server) Narrow(ctx context.Context, app, household string) error {
 	return s.accounts.auth.ScopeApp(ctx, "test", app, []string{"*"}, []account.HouseholdID{account.HouseholdID(household)})
 }
+
+// Sweep does once what the hub does every second, and says how often a state
+// has been put in force.
+func (s *Server) Sweep(ctx context.Context) (epoch uint64, err error) {
+	err = s.expire(ctx)
+	return s.gate.Epoch(), err
+}
