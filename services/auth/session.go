@@ -150,6 +150,9 @@ func (s *Service) Rotate(ctx context.Context, p peer.Peer, refresh, client strin
 	if refresh == "" || len(refresh) > maxKey {
 		return Tokens{}, account.Session{}, badRefresh()
 	}
+	// A thief who hangs up must not keep alive what they have stolen. The store
+	// has a time limit of its own.
+	ctx = context.WithoutCancel(ctx)
 	for range 2 {
 		out := rotation{parent: hashToken(refresh)}
 		err := s.cfg.Store.Keep(ctx, func(tx account.Tx) (err error) {

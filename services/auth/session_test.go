@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"time"
@@ -94,6 +95,22 @@ func TestJ10_ReuseEndsTheFamily(t *testing.T) {
 	}
 	// And its person is told.
 	k.want(k.call("ann-laptop", "GET", "/gdpr/users/1/data", other.AccessToken, nil), 200, `"event":"session.reuse"`)
+}
+
+// TestJ10_ThiefHangsUp: a token that comes twice ends its family, whether who
+// sent it waits for the answer or not.
+func TestJ10_ThiefHangsUp(t *testing.T) {
+	k := newKit(t, nil)
+	first := k.setUp()
+	second := get[loginOut](k, k.refresh("ann-laptop", first.RefreshToken), 200)
+	k.want(k.refresh("ann-laptop", second.RefreshToken), 200, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err := k.s.Rotate(ctx, k.peer("ann-laptop"), first.RefreshToken, "")
+	k.refused(err, 401)
+	if k.alive("ann-laptop", second.AccessToken) {
+		t.Error("the family lives on")
+	}
 }
 
 // TestJ11_LostReply: the same successor for ten seconds, and the end of the
