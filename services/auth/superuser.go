@@ -119,6 +119,10 @@ func (s *Service) tempPassword(ctx context.Context, c *services.Caller, id accou
 		if _, err := tx.RevokeSessions(id, "", "temporary password"); err != nil {
 			return fmt.Errorf("ending sessions: %w", err)
 		}
+		// Whoever was locked out by strangers' guessing gets in with it at once.
+		if err := tx.Forgive(personLimit(tx, foldEmail(u.Email)).key); err != nil {
+			return fmt.Errorf("forgetting failures: %w", err)
+		}
 		return nil
 	})
 	if err != nil {
