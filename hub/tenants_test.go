@@ -40,7 +40,9 @@ func newStreet(t *testing.T) *street {
 	s := &street{ahead: ahead, home: newHome(t, func(_ *hub.InitConfig, c *hub.Config) {
 		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	})}
-	next := s.Household("Next "+canary, "next-door")
+	// Without a label: a machine that the policy keeps out would never get as
+	// far as what this is about.
+	next := s.Household("Next "+canary, "")
 	eve := s.Person("eve"+canary, next, "admin")
 	var key control.KeyReply
 	s.Command("node/add", control.NodeSpec{ID: canary + "-node", Household: next}, &key)
