@@ -151,7 +151,8 @@ func (tx *accountTx) RevokeSession(id, why string) error {
 	return tx.sessionThere(id)
 }
 
-// RevokeSessions ends all of a person's but one and says how many.
+// RevokeSessions ends all of a person's but one and says how many. What they
+// agreed to and nobody has redeemed would still become a session: it goes too.
 func (tx *accountTx) RevokeSessions(u account.UserID, except, why string) (int, error) {
 	if !storable(except, maxLabel) {
 		except = ""
@@ -161,7 +162,18 @@ func (tx *accountTx) RevokeSessions(u account.UserID, except, why string) (int, 
 	}
 	n, err := tx.change("ending sessions", `UPDATE sessions SET revoked = $1, why = $2 WHERE user_id = $3 AND id <> $4 AND revoked = 0`,
 		nanos(tx.now), why, int64(u), except)
-	return int(n), err
+	if err != nil {
+		return 0, err
+	}
+	for _, query := range []string{
+		`DELETE FROM auth_requests WHERE user_id = $1 AND redeemed = 0`,
+		`DELETE FROM devices WHERE user_id = $1 AND redeemed = 0`,
+	} {
+		if err := tx.exec("removing what would become a session", query, int64(u)); err != nil {
+			return 0, err
+		}
+	}
+	return int(n), nil
 }
 
 // AddRefresh keeps a refresh token's hash; ErrConflict if its session has ended.

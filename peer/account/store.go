@@ -107,7 +107,8 @@ type Sessions interface {
 	// RevokeSession ends one; revoking it again changes nothing.
 	RevokeSession(id, why string) error
 	// RevokeSessions ends all of a person's but one ("" for none) and says how
-	// many.
+	// many. Codes and devices that they agreed to and that were not redeemed
+	// are removed.
 	RevokeSessions(u UserID, except, why string) (int, error)
 
 	AddRefresh(Refresh) error

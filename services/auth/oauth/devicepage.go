@@ -93,9 +93,17 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, who peer.Peer) {
 		return
 	}
 	denied := get("decision") != "allow"
+	key, err := s.formKey(r.Context())
+	if err != nil {
+		s.broken(w, "deciding about a device", err)
+		return
+	}
 	var d account.Device
-	err := s.cfg.Store.Keep(r.Context(), func(tx account.Tx) (err error) {
+	err = s.cfg.Store.Keep(r.Context(), func(tx account.Tx) (err error) {
 		if d, _, err = findDevice(tx, t.About); err != nil {
+			return err
+		}
+		if err := t.stands(tx, key); err != nil {
 			return err
 		}
 		if err := tx.DecideDevice(d.UserCode, t.User, "", denied, time.Unix(t.At, 0), t.Methods); err != nil {
@@ -112,6 +120,8 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, who peer.Peer) {
 	switch {
 	case errors.Is(err, account.ErrConflict), errors.Is(err, account.ErrNotFound):
 		s.pages.failed(w, http.StatusConflict, noDevice)
+	case errors.Is(err, errPassword):
+		s.pages.failed(w, http.StatusForbidden, notFresh)
 	case err != nil:
 		s.broken(w, "deciding about a device", err)
 	case denied:

@@ -51,16 +51,18 @@ func TestMain(m *testing.M) {
 // the test's clients send, where the tunnel's address would say it.
 type kit struct {
 	*testing.T
-	mu     sync.Mutex
-	at     time.Time
-	log    logText
-	store  *store.Store
-	auth   *auth.Service
-	table  *router.Router
-	roster atomic.Pointer[peer.Roster]
-	server *httptest.Server
-	ann    account.User
-	home   account.Household
+	mu    sync.Mutex
+	at    time.Time
+	log   logText
+	store *store.Store
+	// accounts are what the authorization server sees of it.
+	accounts account.Store
+	auth     *auth.Service
+	table    *router.Router
+	roster   atomic.Pointer[peer.Roster]
+	server   *httptest.Server
+	ann      account.User
+	home     account.Household
 
 	public, other, own account.Client // public; another public; first-party
 	secret             account.Client // confidential, with
@@ -77,6 +79,7 @@ func newKitOn(t *testing.T, cfg store.Config) *kit {
 	k := &kit{T: t, at: time.Now()}
 	cfg.Now = k.now
 	k.store = storetest.Create(t, cfg)
+	k.accounts = k.store.Accounts()
 	var peers []peer.Peer
 	for i, name := range []string{"ann-laptop", "bob-phone", "kitchen", "stt"} {
 		peers = append(peers, peer.Peer{
@@ -120,7 +123,7 @@ func (k *kit) open() {
 		Passwords: auth.PasswordParams{Memory: 64, Passes: 1, Lanes: 1},
 	})
 	k.ok(err)
-	s, err := oauth.New(oauth.Config{Store: k.store.Accounts(), Accounts: k.auth, Roster: k.roster.Load, Issuer: issuer, Now: k.now, Logger: slog.New(slog.NewTextHandler(&k.log, nil))})
+	s, err := oauth.New(oauth.Config{Store: k.accounts, Accounts: k.auth, Roster: k.roster.Load, Issuer: issuer, Now: k.now, Logger: slog.New(slog.NewTextHandler(&k.log, nil))})
 	k.ok(err)
 	k.Cleanup(func() {
 		if k.Failed() {

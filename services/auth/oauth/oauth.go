@@ -164,14 +164,17 @@ func (s *Server) formKey(ctx context.Context) ([]byte, error) {
 	if s.key != nil {
 		return s.key, nil
 	}
+	var key []byte
 	err := s.cfg.Store.Keep(ctx, func(tx account.Tx) (err error) {
-		s.key, err = tx.Secret("oauth-forms")
+		key, err = tx.Secret("oauth-forms")
 		return err
 	})
 	if err != nil {
+		// It may have been made just now, and is not stored.
 		return nil, fmt.Errorf("reading the key of the forms: %w", err)
 	}
-	return s.key, nil
+	s.key = key
+	return key, nil
 }
 
 // newSecret returns 256 random bits in base64url without padding.

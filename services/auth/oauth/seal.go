@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -52,6 +54,31 @@ type ticket struct {
 	User    account.UserID `json:"u,omitempty"` // who has signed in
 	At      int64          `json:"t,omitempty"` // when
 	Methods []string       `json:"m,omitempty"`
+	Mark    string         `json:"p,omitempty"` // of the password at that time
+}
+
+// errPassword says that a ticket is older than its person's password.
+var errPassword = errors.New("the password was changed since the sign-in")
+
+// passwordMark changes with a person's password and tells nothing about it.
+func passwordMark(tx account.Tx, key []byte, u account.UserID) (string, error) {
+	secrets, err := tx.Secrets(u)
+	if err != nil {
+		return "", fmt.Errorf("finding a person: %w", err)
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("password of " + u.String() + "\x00" + secrets.Password))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)), nil
+}
+
+// stands reports with errPassword that a new password has ended what a ticket
+// says: whoever signed in with the old one may be whom it was changed for.
+func (t ticket) stands(tx account.Tx, key []byte) error {
+	now, err := passwordMark(tx, key, t.User)
+	if err == nil && !hmac.Equal([]byte(now), []byte(t.Mark)) {
+		err = errPassword
+	}
+	return err
 }
 
 // seal writes a ticket for a peer and a browser.

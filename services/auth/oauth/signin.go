@@ -101,8 +101,17 @@ func (s *Server) authenticate(r *http.Request, who peer.Peer, get func(string) s
 	if err != nil {
 		return u, ticket{}, err
 	}
+	key, err := s.formKey(r.Context())
+	if err != nil {
+		return u, ticket{}, err
+	}
 	now := s.cfg.Now()
-	return u, ticket{Step: step, About: about, Expires: now.Add(RequestLife).Unix(), User: u.ID, At: now.Unix(), Methods: methods}, nil
+	t := ticket{Step: step, About: about, Expires: now.Add(RequestLife).Unix(), User: u.ID, At: now.Unix(), Methods: methods}
+	err = s.cfg.Store.View(r.Context(), func(tx account.Tx) (err error) {
+		t.Mark, err = passwordMark(tx, key, u.ID)
+		return err
+	})
+	return u, t, err
 }
 
 // signIn takes the sign-in page's form. The hub's own clients are done then;
@@ -175,8 +184,16 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request, who peer.Peer) 
 // agreed notes who agreed and sends the code to the client.
 func (s *Server) agreed(w http.ResponseWriter, r *http.Request, who peer.Peer, a account.AuthRequest, t ticket) {
 	code := newSecret()
-	err := s.cfg.Store.Keep(r.Context(), func(tx account.Tx) error {
+	key, err := s.formKey(r.Context())
+	if err != nil {
+		s.broken(w, "giving out a code", err)
+		return
+	}
+	err = s.cfg.Store.Keep(r.Context(), func(tx account.Tx) error {
 		if _, _, err := requestOf(tx, who, a.ID); err != nil {
+			return err
+		}
+		if err := t.stands(tx, key); err != nil {
 			return err
 		}
 		if err := tx.Agree(a.ID, t.User, "", time.Unix(t.At, 0), t.Methods); err != nil {
@@ -192,6 +209,8 @@ func (s *Server) agreed(w http.ResponseWriter, r *http.Request, who peer.Peer, a
 	switch {
 	case errors.Is(err, account.ErrConflict), errors.Is(err, account.ErrNotFound):
 		s.pages.failed(w, http.StatusConflict, gone)
+	case errors.Is(err, errPassword):
+		s.pages.failed(w, http.StatusForbidden, notFresh)
 	case err != nil:
 		s.broken(w, "giving out a code", err)
 	default:
