@@ -22,6 +22,10 @@ const (
 	longestWait   = 15 * time.Minute
 	failuresCount = time.Hour
 
+	// clockSkew is how far the clocks of two hubs may be apart. A time further in
+	// the future than that was written while a clock was wrong.
+	clockSkew = time.Minute
+
 	freeOwn     = 5  // of a person on a machine they are known on
 	freeMachine = 10 // of everybody else on one machine
 	freePerson  = 20 // of one person on machines they are not known on
@@ -58,7 +62,9 @@ func ownLimit(u account.UserID, p peer.Peer) limit {
 // personLimit counts guesses at one person by strangers' machines. Somebody who
 // does not exist is counted alike, so that the count tells nothing.
 func personLimit(tx account.Tx, email string) limit {
-	sum := tx.Digest("failures", []byte(email))
+	// Both ways: what the store takes for one address is counted as one, such as
+	// a long s for an s, or each spelling would be worth guesses of its own.
+	sum := tx.Digest("failures", []byte(strings.ToLower(strings.ToUpper(email))))
 	return limit{"person", "person:" + hex.EncodeToString(sum[:16]), freePerson}
 }
 
@@ -98,7 +104,10 @@ func attempt(tx account.Tx, p peer.Peer, limits []limit) error {
 			}
 			n = 0
 		}
-		if wait := l.wait(n) - age; n > 0 && wait > 0 {
+		// A failure in the future was counted by a clock that has been set back
+		// since: nobody is to wait until then. The attempt is counted at the time
+		// that is right.
+		if wait := l.wait(n) - max(age, 0); n > 0 && wait > 0 && age > -clockSkew {
 			return tooMany(wait)
 		}
 		if err := tx.Fail(l.key); err != nil {

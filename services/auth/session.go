@@ -275,9 +275,11 @@ func exchange(tx account.Tx, r account.Refresh, sess *account.Session, next stri
 }
 
 // mayRepeat says whether the answer to a used token may be given once more: it
-// was used within Grace and what it was exchanged for was not.
+// was used within Grace and what it was exchanged for was not. Grace counts in
+// both directions: the hub that exchanged it may have a clock a little ahead of
+// this one's.
 func mayRepeat(tx account.Tx, r account.Refresh) (bool, error) {
-	if age := tx.Now().Sub(r.Used); age < 0 || age > Grace {
+	if age := tx.Now().Sub(r.Used); age < -Grace || age > Grace {
 		return false, nil
 	}
 	next, err := tx.Refresh(r.Successor)
