@@ -31,11 +31,19 @@ type Erased struct {
 // ErrConflict: the person is the only superuser; somebody else has to be made
 // one first, for the hub must not be left to whoever comes next.
 func (s *Service) Erase(ctx context.Context, actor string, u account.UserID) (Erased, error) {
+	return s.erase(ctx, actor, u, anything)
+}
+
+// erase is Erase if may, which is asked in the transaction that begins it.
+func (s *Service) erase(ctx context.Context, actor string, u account.UserID, may func(account.Tx) error) (Erased, error) {
 	out := Erased{At: s.cfg.Now()}
 	ev := account.Event{Actor: actor, Action: "user.erase", Target: "user:" + u.String()}
 	err := s.cfg.Store.Do(ctx, ev, func(tx account.Tx) error {
 		person, err := tx.User(u)
 		if err != nil {
+			return err
+		}
+		if err := may(tx); err != nil {
 			return err
 		}
 		if person.Superuser && !person.Disabled {
@@ -198,7 +206,7 @@ func (s *Service) deleteSelf(ctx context.Context, c *services.Caller, password s
 	if err := s.reprove(ctx, c.Peer, c.User.ID, password); err != nil {
 		return err
 	}
-	err := s.cfg.Store.View(ctx, func(tx account.Tx) error {
+	_, err := s.erase(ctx, c.Actor(), c.User.ID, func(tx account.Tx) error {
 		mine, err := tx.Memberships(c.User.ID)
 		if err != nil {
 			return fmt.Errorf("finding households: %w", err)
@@ -223,10 +231,6 @@ func (s *Service) deleteSelf(ctx context.Context, c *services.Caller, password s
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	_, err = s.Erase(ctx, c.Actor(), c.User.ID)
 	return lastSuperuser(err)
 }
 

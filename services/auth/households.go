@@ -86,7 +86,7 @@ func (s *Service) allow(tx account.Tx, c *services.Caller, h account.HouseholdID
 }
 
 // lastAdmin says whether u is the only admin of h while others live there, and
-// how many live there.
+// how many live there. Who is being erased is none any more.
 func lastAdmin(tx account.Tx, h account.HouseholdID, u account.UserID) (last bool, members int, err error) {
 	all, err := tx.Members(h)
 	if err != nil {
@@ -98,7 +98,13 @@ func lastAdmin(tx account.Tx, h account.HouseholdID, u account.UserID) (last boo
 		case m.User == u:
 			admin = m.Role == account.Admin
 		case m.Role == account.Admin:
-			others++
+			person, err := tx.User(m.User)
+			if err != nil {
+				return false, 0, fmt.Errorf("reading a member: %w", err)
+			}
+			if !person.Disabled {
+				others++
+			}
 		}
 	}
 	return admin && others == 0 && len(all) > 1, len(all), nil

@@ -71,6 +71,10 @@ func (s *Service) findInvite(tx account.Tx, p peer.Peer, code string) (account.I
 	if in.UsedBy != 0 || !in.UsedAt.IsZero() || !tx.Now().Before(in.Expires) {
 		return none(nil)
 	}
+	// Who was put out does not come back with an invite of their own.
+	if role, err := roleIn(tx, in.By, in.Household); err != nil || role < max(account.PowerUser, in.Role) {
+		return none(err)
+	}
 	h, err := tx.Household(in.Household)
 	if err != nil || !mayActIn(p, h) {
 		return none(err)

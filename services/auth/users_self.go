@@ -193,8 +193,13 @@ func (s *Service) changePassword(ctx context.Context, c *services.Caller, curren
 		if u, err = tx.User(c.User.ID); err != nil {
 			return fmt.Errorf("finding a person: %w", err)
 		}
-		if u.Disabled {
+		// Hashing takes its time. Who has taken their account back from a thief
+		// meanwhile has ended this session.
+		sess, err := tx.Session(c.Session.ID)
+		if errors.Is(err, account.ErrNotFound) || err == nil && (u.Disabled || !sess.Revoked.IsZero()) {
 			return errToken()
+		} else if err != nil {
+			return fmt.Errorf("finding a session: %w", err)
 		}
 		u.MustChange, u.TempUntil = false, time.Time{}
 		if err := tx.UpdateUser(u); err != nil {
