@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/warrenmesh/warren/services"
@@ -40,6 +41,9 @@ const (
 	answer = 250 * time.Millisecond
 	// probe is how often Redis is looked for while it is away.
 	probe = time.Second
+	// glance is how often it is looked at while it answers: nobody may ask for
+	// hours, and whoever looks at the hub wants to know.
+	glance = 5 * time.Second
 )
 
 // Config says where Redis is. Address is needed.
@@ -70,7 +74,9 @@ type Limiter struct {
 	once   sync.Once
 }
 
-// Redis returns a limiter. Whether Redis answers is seen with the first request.
+// Redis returns a limiter. Whether Redis answers is seen within a second, or with
+// the first request. It turns the log of the Redis library off, for the whole
+// program: that writes to standard error what the limiter says once.
 func Redis(cfg Config) (*Limiter, error) {
 	opt, err := options(cfg.Address)
 	if err != nil {
@@ -83,6 +89,7 @@ func Redis(cfg Config) (*Limiter, error) {
 		cfg.Memory = services.NewMemoryLimiter(cfg.Now)
 	}
 	cfg.Address = "" // what is not kept is not printed
+	logging.Disable()
 	ctx, stop := context.WithCancel(context.Background())
 	l := &Limiter{
 		cfg: cfg, client: redis.NewClient(opt), script: redis.NewScript(script),
@@ -177,11 +184,12 @@ func (l *Limiter) leave(err error) {
 	}
 }
 
-// watch waits for Redis to go away, and then looks for it.
+// watch looks for Redis while it is away, and now and then while it is not.
 func (l *Limiter) watch(ctx context.Context, network, addr string) {
 	defer close(l.done)
 	t := time.NewTicker(probe)
 	defer t.Stop()
+	var seen time.Time // when it last answered
 	for {
 		select {
 		case <-ctx.Done():
@@ -189,28 +197,46 @@ func (l *Limiter) watch(ctx context.Context, network, addr string) {
 		case <-l.lost:
 		case <-t.C:
 		}
-		if l.away.Load() && l.answers(ctx, network, addr) {
-			l.away.Store(false)
-			l.cfg.Logger.Info("Redis answers again; the hubs count together")
-			if l.cfg.Report != nil {
-				l.cfg.Report(false)
+		away := l.away.Load()
+		if !away && time.Since(seen) < glance {
+			continue
+		}
+		err := l.answers(ctx, network, addr)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			seen = time.Now()
+			if away {
+				l.back()
 			}
+		case !away:
+			l.leave(err)
 		}
 	}
 }
 
+// back notes that Redis answers again.
+func (l *Limiter) back() {
+	l.away.Store(false)
+	l.cfg.Logger.Info("Redis answers again; the hubs count together")
+	if l.cfg.Report != nil {
+		l.cfg.Report(false)
+	}
+}
+
 // answers tries the script itself, on a key of its own: a Redis that is loading,
-// full or read-only is not back. It knocks first, because the client writes to
-// standard error each time nobody is there.
-func (l *Limiter) answers(ctx context.Context, network, addr string) bool {
+// full or read-only does not count. It knocks first, which costs less than what the
+// client does when nobody is there.
+func (l *Limiter) answers(ctx context.Context, network, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*answer)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
-		return false
+		return fmt.Errorf("asking Redis: %w", err)
 	}
 	_ = c.Close()
 	_, err = l.ask(ctx, "probe", []services.Rate{{Events: 1000, Per: time.Second}})
-	return err == nil
+	return err
 }

@@ -268,6 +268,20 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 	}
 }
 
+// That Redis is not there is known before anybody asks for anything.
+func TestRedisThatIsNotThere(t *testing.T) {
+	reports := make(chan bool, 16)
+	l := open(t, limit.Config{Address: filepath.Join(t.TempDir(), "none"), Report: func(away bool) { reports <- away }})
+	select {
+	case away := <-reports:
+		if !away || l.Shared() {
+			t.Error("reported the wrong way round")
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("nobody asks, and the hub takes Redis to be there")
+	}
+}
+
 // A Redis that hangs costs a request a quarter of a second, once.
 func TestRedisThatHangs(t *testing.T) {
 	s := newServer(t)
