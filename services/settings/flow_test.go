@@ -85,8 +85,13 @@ func TestPush(t *testing.T) {
 func TestPushesAreBounded(t *testing.T) {
 	k := newKit(t)
 	body := k.sealed("kitchen", "x", k2.Setting{Value: []byte(`{}`)}, map[string]any{"config_type": "x"})
-	for range maxPending {
-		k.want(k.call("ann", post, kitchen+"/config/push", body), 201, "")
+	for i := range maxPending / maxPendingOne {
+		who := fmt.Sprint("member", i)
+		k.member(who)
+		for range maxPendingOne {
+			k.want(k.call(who, post, kitchen+"/config/push", body), 201, "")
+		}
+		k.want(k.call(who, post, kitchen+"/config/push", body), 409, "")
 	}
 	k.want(k.call("ann", post, kitchen+"/config/push", body), 409, "")
 	for _, p := range k.call("kitchen", get, kitchen+"/config/pending", nil).list("pending") {
@@ -102,6 +107,22 @@ func TestPushesAreBounded(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// member adds somebody to ann's household.
+func (k *kit) member(name string) {
+	k.t.Helper()
+	err := k.store.Accounts().Keep(k.t.Context(), func(tx account.Tx) error {
+		u, err := tx.CreateUser(account.User{Email: name + "@example.org"}, "$2a$12$none")
+		if err != nil {
+			return err
+		}
+		k.users[name] = u.ID
+		return tx.PutMembership(account.Membership{Household: k.home, User: u.ID, Role: account.Member})
+	})
+	if err != nil {
+		k.t.Fatal(err)
 	}
 }
 

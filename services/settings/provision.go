@@ -114,6 +114,15 @@ func (s *Service) register(ctx context.Context, c *services.Caller, in *register
 		if e.Node != in.Body.NodeID {
 			return bad // and the token stays good: the transaction is undone
 		}
+		// The token ends with the right of who made it. An admin key is nobody's.
+		if e.By != 0 {
+			m, err := tx.Membership(e.Household, e.By)
+			if errors.Is(err, account.ErrNotFound) || err == nil && m.Role < account.PowerUser {
+				return bad
+			} else if err != nil {
+				return fmt.Errorf("looking for who made the token: %w", err)
+			}
+		}
 		if n, err := tx.Node(e.Node); err == nil && n.Active {
 			return refusal(http.StatusBadRequest, "Node already registered")
 		}

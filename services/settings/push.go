@@ -75,9 +75,6 @@ func checkPush(p push) error {
 	if p.Sealed.Versioned() != (p.Version > 0) {
 		return refusal(http.StatusUnprocessableEntity, "A setting with a nonce of 24 bytes says its version, one with 12 has none.")
 	}
-	if p.Version > 1<<62 {
-		return refusal(http.StatusUnprocessableEntity, "The version is too large.")
-	}
 	return nil
 }
 
@@ -106,6 +103,11 @@ func (s *Service) push(ctx context.Context, c *services.Caller, in *pushIn) (*pu
 	return pushReply(b, p), nil
 }
 
+// maxStep is how far a version may be above the last one, or above the time in
+// milliseconds since 1970, whichever is more. Phones count in either way; and
+// who has no K2 can still say a version, and must not use all of them up.
+const maxStep = 1 << 32
+
 // raise refuses what the node would refuse as well, while the phone can still
 // do something about it. It is a service to the phone: the node does not rely
 // on it.
@@ -113,6 +115,9 @@ func raise(sc account.Scoped, node string, p push) error {
 	known, err := sc.Version(node, p.Type)
 	if err != nil && !errors.Is(err, account.ErrNotFound) {
 		return fmt.Errorf("reading the version: %w", err)
+	}
+	if most := max(known, uint64(max(sc.Now().UnixMilli(), 0))) + maxStep; p.Version > most {
+		return refusal(http.StatusUnprocessableEntity, "The version is too far above the last one; the highest that is taken now is %d.", most)
 	}
 	if p.Version > known {
 		err = sc.RaiseVersion(node, p.Type, p.Version)

@@ -49,10 +49,12 @@ const (
 	// pollEvery is how often a held poll looks at the store: another hub on the
 	// same database may have put something there.
 	pollEvery = 5 * time.Second
-	// maxPending is how many blobs of one kind may wait for one node, maxKept
+	// maxPending is how many blobs of one kind may wait for one node, of which
+	// maxPendingOne are one person's, so that nobody fills it alone; maxKept is
 	// how many there may be before those that are done with go.
-	maxPending = 100
-	maxKept    = 20
+	maxPending    = 100
+	maxPendingOne = 25
+	maxKept       = 20
 )
 
 // NewNode is a node to be created.
@@ -195,11 +197,14 @@ func (s *Service) put(sc account.Scoped, b account.Blob) error {
 		return fmt.Errorf("counting what waits: %w", err)
 	}
 	// What is done with makes room, the oldest first.
-	waiting, over := 0, len(all)-maxKept
+	waiting, own, over := 0, 0, len(all)-maxKept
 	for _, other := range all {
 		switch {
 		case other.State == statePending:
 			waiting++
+			if other.By == b.By {
+				own++
+			}
 		case over > 0:
 			over--
 			if err := sc.DeleteBlob(other.Kind, other.ID); err != nil {
@@ -209,6 +214,9 @@ func (s *Service) put(sc account.Scoped, b account.Blob) error {
 	}
 	if waiting >= maxPending {
 		return refusal(http.StatusConflict, "%d of these wait for the node already; switch it on, or wait until they expire.", waiting)
+	}
+	if own >= maxPendingOne {
+		return refusal(http.StatusConflict, "%d of yours wait for the node already; switch it on, or wait until they expire.", own)
 	}
 	return sc.PutBlob(b)
 }
