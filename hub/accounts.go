@@ -54,7 +54,7 @@ func (s *Server) openAccounts(ctx context.Context) (err error) {
 	a.settings = nodesettings.New(nodesettings.Config{Store: s.store.Accounts(), Data: s.store.Data(), CreateNode: a.createNode, Logger: s.log, Now: s.cfg.Now})
 	a.webhooks = webhook.New(webhook.Config{Store: s.store.Accounts(), Data: s.store.Data(), Logger: s.log, Now: s.cfg.Now})
 	tables := map[string][]interface{ Register(*router.Router) }{
-		"auth": {a.auth, authority}, "command": {a.settings}, "hooks": {a.webhooks},
+		"auth": {a.auth, authority, rootsPage{s.Roots}}, "command": {a.settings}, "hooks": {a.webhooks},
 	}
 	a.routers = make(map[string]*router.Router, len(tables))
 	for name, parts := range tables {

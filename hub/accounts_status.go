@@ -88,7 +88,7 @@ func (s *Server) checkAccounts(ctx context.Context) finding {
 	case len(st.Erasing) > 0:
 		return odd("see the hub's log; it goes on by itself", "the erasure of user %v is not finished", st.Erasing[0])
 	}
-	return fine("%d accounts, %d households, %d nodes, %d apps", st.Users, st.Households, st.Nodes, st.Apps)
+	return fine("people: %d, households: %d, nodes: %d, apps: %d", st.Users, st.Households, st.Nodes, st.Apps)
 }
 
 func (s *Server) checkTokens(ctx context.Context) finding {

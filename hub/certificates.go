@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 	"github.com/warrenmesh/warren/hub/certs"
 	"github.com/warrenmesh/warren/hub/store"
 	"github.com/warrenmesh/warren/peer"
+	"github.com/warrenmesh/warren/services"
+	"github.com/warrenmesh/warren/services/router"
 	"github.com/warrenmesh/warren/services/sync"
 )
 
@@ -141,6 +144,23 @@ func (s *Server) Certificate(_ context.Context, p peer.Peer, r sync.CertificateR
 // Roots are the certificates, PEM, that whoever wants to trust the hub's own
 // services installs.
 func (s *Server) Roots() []byte { return s.authority.Load().PEM() }
+
+// rootsPage hands the roots to whoever opens the page: phones and browsers have
+// no other way to them, and over plain HTTP, because they do not trust the hub's
+// TLS yet; the tunnel proves whose answer it is.
+type rootsPage struct{ roots func() []byte }
+
+// Register adds the page to the account service's routes.
+func (p rootsPage) Register(r *router.Router) {
+	router.Raw(r, router.Route{
+		Method: http.MethodGet, Path: "/ca.crt", Group: "service", Summary: "The hub's certificate authority, PEM, to be trusted for the names of the mesh.",
+		Need: services.Requirement{Any: []services.Credential{services.AsPeer}},
+	}, func(w http.ResponseWriter, _ *http.Request, _ *services.Caller) {
+		w.Header().Set("Content-Type", "application/x-x509-ca-cert") // phones offer to install that
+		w.Header().Set("Content-Disposition", `attachment; filename="warren-ca.crt"`)
+		_, _ = w.Write(p.roots())
+	})
+}
 
 // tlsConfig is the TLS of one of the hub's own services.
 func (s *Server) tlsConfig(svc service) *tls.Config {

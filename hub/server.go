@@ -35,6 +35,10 @@ type Config struct {
 	// Listen is the one UDP address the hub shows the world. The zero value
 	// is port 51820 on every address.
 	Listen netip.AddrPort
+	// Endpoint is what machines that meet this hub are told from now on, instead
+	// of InitConfig.Endpoint: the second hub on a database has its own address,
+	// and so has a hub that moved. "" tells them that.
+	Endpoint string
 	// Key opens the store; zero reads hub.key in Dir.
 	Key store.Key
 	// Resolvers answer names that are not the tunnel's own. Empty means the
@@ -182,6 +186,9 @@ func (s *Server) openStore(ctx context.Context) (err error) {
 	return s.store.View(ctx, func(tx *store.Tx) error {
 		if s.set, err = loadSettings(tx); err != nil {
 			return err
+		}
+		if s.cfg.Endpoint != "" {
+			s.set.endpoint = s.cfg.Endpoint
 		}
 		raw, err := tx.Secret(secretHub)
 		if err != nil {

@@ -59,6 +59,15 @@ func TestTwoHubs(t *testing.T) {
 	if a := me(t, p.atB, ann); a.Status != 200 || a.String("email") != "ann@example.org" {
 		t.Fatalf("at the other hub: %d %s", a.Status, a.Text)
 	}
+	// Whoever joins at the other is told where that one is.
+	key, err := peer.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var phone control.PhoneReply
+	if p.b.Command("phone", control.PhoneRequest{PeerSpec: control.PeerSpec{Name: "tablet", Owner: "ann"}, PublicKey: key.Public()}, &phone); phone.Endpoint != p.b.Endpoint.String() {
+		t.Errorf("the other hub's machines are told %s", phone.Endpoint)
+	}
 	// A key that the one makes is believed by the other at once.
 	p.a.Command("keys/rotate", nil, nil)
 	again := hubtest.SignIn(t, p.atA, "ann")

@@ -20,6 +20,7 @@ import (
 	"github.com/warrenmesh/warren/hub"
 	"github.com/warrenmesh/warren/hub/confine"
 	"github.com/warrenmesh/warren/hub/store"
+	"github.com/warrenmesh/warren/peer/invite"
 )
 
 // keyFlags say where the store's key comes from.
@@ -137,7 +138,7 @@ func (a *app) runCmd() *cobra.Command {
 		Short: "Run the hub",
 		Long: `Runs the hub until it is interrupted. It opens one UDP port and no other, and
 needs no privileges. If the state directory is empty it makes a hub first, with
-this machine's own address as the endpoint.
+this machine's own address as the endpoint, unless --endpoint says another.
 
 One line on standard error says when it is ready.`,
 		Example: `  hub run
@@ -146,6 +147,11 @@ One line on standard error says when it is ready.`,
 			cfg.Dir = a.dir
 			if cfg.Listen, err = listenAddr(listen); err != nil {
 				return err
+			}
+			if cfg.Endpoint != "" {
+				if err := invite.ValidEndpoint(cfg.Endpoint); err != nil {
+					return cli.Usage("--endpoint: %w", err)
+				}
 			}
 			if cfg.Resolvers, err = resolverAddrs(resolvers); err != nil {
 				return err
@@ -171,6 +177,7 @@ One line on standard error says when it is ready.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&listen, "listen", "", "UDP address to listen on (default :51820, all addresses)")
+	f.StringVar(&cfg.Endpoint, "endpoint", "", "host and UDP port that machines are told to reach this hub at (default what hub init was told)")
 	f.StringArrayVar(&resolvers, "resolver", nil, "ask this resolver, ADDR or ADDR:PORT, for names outside the tunnel; may be repeated (default: the host's own)")
 	f.StringArrayVar(&cfg.PrivateDomains, "private-domain", nil, "a domain of the home network, such as fritz.box, whose names may have private addresses; may be repeated")
 	redis.add(cmd)
@@ -189,7 +196,10 @@ func run(ctx context.Context, cfg hub.Config) error {
 			return cli.Hint(fmt.Errorf("%s holds a hub's key but not its store", cfg.Dir),
 				"bring hub.db back or restore a backup into another --dir; to begin anew: hub init --dir "+cfg.Dir+" --endpoint HOST:PORT")
 		}
-		endpoint, err := guessEndpoint(cfg.Listen)
+		endpoint, err := cfg.Endpoint, error(nil)
+		if endpoint == "" {
+			endpoint, err = guessEndpoint(cfg.Listen)
+		}
 		if err != nil {
 			return cli.Hint(err, "make the hub yourself: hub init --dir "+cfg.Dir+" --endpoint HOST:PORT")
 		}

@@ -32,7 +32,7 @@ func (m *Mesh) Twin() *Mesh {
 		}
 	}
 	twin := &Mesh{Dir: dir, Endpoint: FreePort(m.t), t: m.t, cfg: m.cfg}
-	twin.cfg.Dir, twin.cfg.Listen = dir, twin.Endpoint
+	twin.cfg.Dir, twin.cfg.Listen, twin.cfg.Endpoint = dir, twin.Endpoint, twin.Endpoint.String()
 	twin.Start()
 	m.t.Cleanup(twin.Stop)
 	return twin
