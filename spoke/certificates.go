@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmesh/warren/services/sync"
@@ -31,43 +32,75 @@ type Certificates struct {
 	key            []byte              // PEM
 	names          []string
 	renew          time.Time
-	ahead          time.Duration // of the hub's clock before this machine's
+	since          instant // when they came
 }
 
-// now is the hub's clock: a machine may have none that is right.
-func (s *Certificates) now() time.Time { return time.Now().Add(s.ahead) }
+// now is the hub's clock: a machine may have none that is right, or one that is
+// set later. What has passed since they came is counted with a clock that nobody
+// sets.
+func (s *Certificates) now() time.Time { return s.reply.Now.Add(clocks().boot - s.since.boot) }
 
 // NotAfter is when they end. New ones are taken long before.
 func (s *Certificates) NotAfter() time.Time { return s.reply.NotAfter }
 
+// renewTime is how long the hub may take to renew certificates that are still
+// good. A handshake may be waiting.
+const renewTime = 5 * time.Second
+
 // vouched holds the newest certificates.
 type vouched struct {
-	mu  gosync.Mutex
-	now *Certificates
+	now atomic.Pointer[Certificates]
+
+	mu    gosync.Mutex  // of who asks the hub
+	retry time.Duration // by clocks().boot: not before then, unless there are none
 }
 
 // Certificates returns this machine's certificates. It asks the hub when there
 // are none, when two thirds of their life are over or when the machine has got
-// another name; while the hub does not answer those that have not ended do.
+// another name. While the hub does not answer, those that have not ended do: one
+// caller at a time asks, for at most five seconds and not twice in half a minute,
+// and nobody else waits.
 func (c *Client) Certificates(ctx context.Context) (*Certificates, error) {
-	c.vouched.mu.Lock()
+	if old := c.vouched.now.Load(); c.fresh(old) {
+		return old, nil
+	} else if !old.good() {
+		c.vouched.mu.Lock()
+	} else if !c.vouched.mu.TryLock() {
+		return old, nil // somebody is asking
+	}
 	defer c.vouched.mu.Unlock()
-	old, names := c.vouched.now, c.ownNames()
-	if old != nil && old.now().Before(old.renew) && slices.Equal(old.names, names) {
+	old := c.vouched.now.Load()
+	if c.fresh(old) || old.good() && clocks().boot < c.vouched.retry {
 		return old, nil
 	}
+	if old.good() {
+		var cancel context.CancelFunc
+		// Who hangs up does not keep everybody from getting new ones.
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), renewTime)
+		defer cancel()
+	}
+	names := c.ownNames()
 	fresh, err := c.askCertificates(ctx)
 	if err != nil {
-		if old != nil && old.now().Before(old.NotAfter()) {
+		if old.good() {
+			c.vouched.retry = clocks().boot + certificateRetry
 			c.log.Warn("renewing certificates", "err", err, "until", old.NotAfter())
 			return old, nil
 		}
 		return nil, err
 	}
 	fresh.names = names
-	c.vouched.now = fresh
+	c.vouched.now.Store(fresh)
 	return fresh, nil
 }
+
+// fresh reports whether s needs no renewal.
+func (c *Client) fresh(s *Certificates) bool {
+	return s != nil && s.now().Before(s.renew) && slices.Equal(s.names, c.ownNames())
+}
+
+// good reports whether s is there and has not ended.
+func (s *Certificates) good() bool { return s != nil && s.now().Before(s.NotAfter()) }
 
 // ownNames are what certificates are for.
 func (c *Client) ownNames() []string {
@@ -91,7 +124,7 @@ func (c *Client) askCertificates(ctx context.Context) (*Certificates, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding certificate key: %w", err)
 	}
-	out := &Certificates{reply: reply, roots: x509.NewCertPool(),
+	out := &Certificates{reply: reply, since: clocks(), roots: x509.NewCertPool(),
 		key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}
 	for rest := []byte(reply.Roots); len(rest) > 0; {
 		var block *pem.Block
@@ -114,7 +147,6 @@ func (c *Client) askCertificates(ctx context.Context) (*Certificates, error) {
 	if out.client, err = tls.X509KeyPair([]byte(reply.Client), out.key); err != nil {
 		return nil, fmt.Errorf("reading client certificate: %w", err)
 	}
-	out.ahead = reply.Now.Sub(time.Now())
 	out.renew = reply.Now.Add(reply.NotAfter.Sub(reply.Now) * 2 / 3)
 	return out, nil
 }

@@ -25,8 +25,10 @@ const MaxRequest = 4 << 10
 
 // Subject is whom a certificate is for.
 type Subject struct {
-	ID    peer.ID
-	Names []string     // fully qualified; the first is the peer's own
+	ID peer.ID
+	// Names are fully qualified. The first is the peer's own, under which it
+	// calls; the others are those of services that it offers.
+	Names []string
 	Addrs []netip.Addr // tunnel addresses
 }
 
@@ -63,6 +65,7 @@ func (a *Authority) Issue(request []byte, s Subject) (Pair, error) {
 	if err != nil {
 		return Pair{}, err
 	}
+	s.Names = s.Names[:1]
 	client, err := a.sign(root, s, csr.PublicKey, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return Pair{}, err
