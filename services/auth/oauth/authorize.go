@@ -48,12 +48,8 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request, _ peer.Peer) 
 		http.Redirect(w, r, s.answerAt(redirect, echo(v.Get("state")), "error", code, "error_description", detail), http.StatusSeeOther)
 		return
 	}
-	judged := url.Values{"scope": {strings.Join(knownScopes(v.Get("scope")), " ")}}
-	for _, name := range []string{"client_id", "redirect_uri", "response_type", "state", "nonce", "code_challenge", "code_challenge_method"} {
-		if v.Has(name) {
-			judged.Set(name, v.Get(name))
-		}
-	}
+	judged := only(v, "client_id", "redirect_uri", "response_type", "state", "nonce", "code_challenge", "code_challenge_method")
+	judged.Set("scope", strings.Join(knownScopes(v.Get("scope")), " "))
 	s.handOn(w, r, judged)
 }
 

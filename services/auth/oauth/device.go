@@ -28,8 +28,7 @@ func (s *Server) deviceAuthorization(w http.ResponseWriter, r *http.Request, _ p
 		return
 	}
 	// The endpoint is for one grant; whatever is said about one is not judged.
-	v.Del("grant_type")
-	s.handOn(w, r, v)
+	s.handOn(w, r, only(v, "client_id", "client_secret", "scope"))
 }
 
 // DeviceAuthorization implements op.Server. The tokens will be bound to the

@@ -159,6 +159,18 @@ func tokenForm(r *http.Request) (url.Values, *fault) {
 	return v, nil
 }
 
+// only are the parameters of these names. The library takes a name in any
+// letters, Code_Verifier for code_verifier, and would read what nobody judged.
+func only(v url.Values, names ...string) url.Values {
+	judged := make(url.Values, len(names))
+	for _, name := range names {
+		if v.Has(name) {
+			judged.Set(name, v.Get(name))
+		}
+	}
+	return judged
+}
+
 // handOn gives the library judged parameters and no others: it reads the body
 // and the URL only where it finds no form.
 func (s *Server) handOn(w http.ResponseWriter, r *http.Request, v url.Values) {

@@ -27,7 +27,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, _ peer.Peer) {
 		f.write(w)
 		return
 	}
-	s.handOn(w, r, v)
+	s.handOn(w, r, only(v, "grant_type", "client_id", "client_secret", "code", "redirect_uri", "code_verifier", "refresh_token", "device_code", "scope"))
 }
 
 // badCode refuses a code for whatever reason: who tries codes learns nothing.

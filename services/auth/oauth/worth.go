@@ -39,8 +39,7 @@ func (s *Server) aboutToken(w http.ResponseWriter, r *http.Request, secret bool)
 		f.write(w)
 		return
 	}
-	v.Del("grant_type") // neither has one
-	s.handOn(w, r, v)
+	s.handOn(w, r, only(v, "client_id", "client_secret", "token", "token_type_hint"))
 }
 
 const onlyConfidential = "Only clients with a secret may ask what a token is worth."
