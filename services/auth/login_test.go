@@ -211,7 +211,7 @@ func TestJ16_FewHashesAtOnce(t *testing.T) {
 func TestQueueOfHashes(t *testing.T) { synctest.Test(t, testQueue) }
 
 func testQueue(t *testing.T) {
-	h, err := newHasher(t.Context(), PasswordParams{Memory: 64, Passes: 1, Lanes: 1, AtOnce: 1, Waiting: 1})
+	h, err := newHasher(PasswordParams{Memory: 64, Passes: 1, Lanes: 1, AtOnce: 1, Waiting: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func TestImportedPasswords(t *testing.T) {
 	for _, form := range []string{"2a", "2b", "2y"} {
 		lines = append(lines, fmt.Sprintf(`{"email":"%s@example.org","password_hash":"$%s%s"}`, form, form, hash[3:]))
 	}
-	h, err := newHasher(t.Context(), PasswordParams{Memory: 128, Passes: 2, Lanes: 2})
+	h, err := newHasher(PasswordParams{Memory: 128, Passes: 2, Lanes: 2})
 	k.ok(err)
 	foreign, err := h.turn(t.Context())
 	k.ok(err)
@@ -330,7 +330,7 @@ func TestImportRefuses(t *testing.T) {
 
 // TestDefaultPasswordHash: the parameters of RFC 9106's second choice.
 func TestDefaultPasswordHash(t *testing.T) {
-	h, err := newHasher(t.Context(), PasswordParams{})
+	h, err := newHasher(PasswordParams{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -48,6 +49,8 @@ const (
 	maxPasses = 16
 	maxLanes  = 16
 	maxCost   = 14 // of bcrypt: about a second
+	// bigHash is from when on the memory of a hash is given back at once, KiB.
+	bigHash = 16 << 10
 )
 
 func (p PasswordParams) orDefault() PasswordParams {
@@ -80,18 +83,16 @@ type hasher struct {
 	now    atomic.Int64  // at this moment
 }
 
-func newHasher(ctx context.Context, p PasswordParams) (*hasher, error) {
+func newHasher(p PasswordParams) (*hasher, error) {
 	p = p.orDefault()
 	if p.Memory > maxMemory || p.Passes > maxPasses || p.Lanes > maxLanes || p.Memory < 8*uint32(p.Lanes) {
 		return nil, fmt.Errorf("password hashes of %d KiB, %d passes, %d lanes: %w", p.Memory, p.Passes, p.Lanes, account.ErrInvalid)
 	}
 	h := &hasher{params: p, queue: make(chan struct{}, p.AtOnce+p.Waiting), slots: make(chan struct{}, p.AtOnce)}
-	t, err := h.turn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer t.end()
-	h.dummy = t.hash(rand.Text())
+	salt, sum := make([]byte, saltSize), make([]byte, hashSize)
+	_, _ = rand.Read(salt) // never fails: it ends the program instead
+	_, _ = rand.Read(sum)
+	h.dummy = h.encode(salt, sum)
 	return h, nil
 }
 
@@ -118,6 +119,11 @@ func (h *hasher) turn(ctx context.Context) (*turn, error) {
 func (t *turn) end() {
 	<-t.h.slots
 	<-t.h.queue
+	// A hash takes as much memory as all the rest of the hub several times
+	// over, for a moment. It is not kept for the next one.
+	if len(t.h.slots) == 0 && t.h.params.Memory >= bigHash {
+		debug.FreeOSMemory()
+	}
 }
 
 // count notes a hash that is computed until the function it returns is called.
@@ -136,8 +142,12 @@ func (t *turn) hash(password string) string {
 	p := t.h.params
 	salt := make([]byte, saltSize)
 	_, _ = rand.Read(salt) // never fails: it ends the program instead
-	sum := argon2.IDKey([]byte(password), salt, p.Passes, p.Memory, p.Lanes, hashSize)
-	b64 := base64.RawStdEncoding.EncodeToString
+	return t.h.encode(salt, argon2.IDKey([]byte(password), salt, p.Passes, p.Memory, p.Lanes, hashSize))
+}
+
+// encode is the PHC string format.
+func (h *hasher) encode(salt, sum []byte) string {
+	p, b64 := h.params, base64.RawStdEncoding.EncodeToString
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, p.Memory, p.Passes, p.Lanes, b64(salt), b64(sum))
 }
 

@@ -90,7 +90,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg, log: cfg.Logger, ceremonies: newCeremonies(cfg.Now), access: make(chan account.Record, accessQueue)}
 	// What was deleted before a restart may not have been scrubbed.
 	s.scrub.Store(true)
-	if s.hasher, err = newHasher(ctx, cfg.Passwords); err != nil {
+	if s.hasher, err = newHasher(cfg.Passwords); err != nil {
 		return nil, fmt.Errorf("starting the account service: %w", err)
 	}
 	if s.passkeys, err = newRelyingParty(issuer); err != nil {
