@@ -68,9 +68,10 @@ func erase(t testing.TB, s *store.Store, u account.UserID) (unreachable []string
 	}
 	kept(t, s.Accounts(), func(tx account.Tx) error { return tx.FinishErasure(u) })
 	unreachable, err := s.ForgetInBackups(t.Context(), u)
-	if err = errors.Join(err, s.Scrub(t.Context())); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
+	scrub(t, s)
 	return unreachable
 }
 

@@ -12,7 +12,7 @@ import (
 // SQLCipher file they are overwritten as they are deleted (secure_delete), but
 // the write-ahead log still has the pages from before; it is moved into the
 // file and cut to nothing. On PostgreSQL, where deleted rows stay in their
-// pages, the tables with people's keys and whereabouts are written anew, which
+// pages, the tables with people's keys, homes and whereabouts are written anew, which
 // locks each for as long as that takes; records, which nothing opens any more,
 // are only vacuumed. What that server keeps elsewhere (its log and an archive of
 // it, replicas, dumps) is out of reach: keep it no longer than an erasure may
@@ -63,8 +63,8 @@ func (s *Store) scrubPostgres(ctx context.Context) error {
 	if err := run(`SET statement_timeout = 0`); err != nil {
 		return err
 	}
-	err = run(`VACUUM (FULL, ANALYZE) person_keys, users, recovery_codes, passkeys, known_machines, memberships, invitations,
-			enrolments, sessions, refresh_tokens, auth_requests, devices`)
+	err = run(`VACUUM (FULL, ANALYZE) person_keys, users, recovery_codes, passkeys, known_machines, households, memberships,
+			invitations, nodes, machine_keys, enrolments, sessions, refresh_tokens, auth_requests, devices`)
 	if err == nil {
 		err = run(`VACUUM records, access_log`)
 	}
@@ -73,16 +73,18 @@ func (s *Store) scrubPostgres(ctx context.Context) error {
 
 // others counts the sessions of this database whose picture is older than a
 // moment, and those of which an ordinary login is not told: VACUUM keeps what
-// they could still see, and says nothing.
-const others = `SELECT COUNT(*) FILTER (WHERE backend_xmin::text::bigint < $1), COUNT(*) FILTER (WHERE backend_xmin IS NULL AND state IS NULL)
+// they could still see, and says nothing. Of a transaction that writes, in
+// whichever database of the server, the picture that VACUUM itself takes says it.
+const others = `SELECT COUNT(*) FILTER (WHERE backend_xmin::text::bigint < $1 & 4294967295) + (txid_snapshot_xmin(txid_current_snapshot()) < $1)::int,
+		COUNT(*) FILTER (WHERE backend_xmin IS NULL AND state IS NULL)
 	FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
 
 // alone waits until nobody looks at a picture from before. ErrLocked: somebody
 // goes on; the caller tries again another time. Who cannot be looked at is
 // waited for, and then taken for somebody who does nothing.
 func (s *Store) alone(ctx context.Context, c *sql.Conn) error {
-	var now int64 // a number that no transaction before has, modulo 2^32
-	if err := c.QueryRowContext(ctx, `SELECT txid_current() & 4294967295`).Scan(&now); err != nil {
+	var now int64 // a number that no transaction before has
+	if err := c.QueryRowContext(ctx, `SELECT txid_current()`).Scan(&now); err != nil {
 		return s.fault("asking for the time", err)
 	}
 	late := time.NewTimer(scrubPatience)
