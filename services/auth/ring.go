@@ -17,7 +17,7 @@ const (
 	keyLife    = 30 * 24 * time.Hour
 	keyOverlap = time.Hour
 	// ringLife is how old the keys in memory may be: a key that another hub
-	// made or removed counts here within that time.
+	// removed is gone here within that time. One that it made counts at once.
 	ringLife = time.Second
 )
 
@@ -137,12 +137,15 @@ func removeExpiredKeys(tx account.Tx) error {
 }
 
 // ring returns the signing keys as they are stored now, or were within
-// ringLife. A kid that nobody knows costs one look at the store a second.
-func (s *Service) ring(ctx context.Context) (*token.Ring, error) {
+// ringLife.
+func (s *Service) ring(ctx context.Context) (*token.Ring, error) { return s.ringWithin(ctx, ringLife) }
+
+// ringWithin returns the signing keys as they were less than life ago.
+func (s *Service) ringWithin(ctx context.Context, life time.Duration) (*token.Ring, error) {
 	s.ringMu.Lock()
 	defer s.ringMu.Unlock()
 	now := s.cfg.Now()
-	if age := now.Sub(s.keys.loaded); s.keys.ring != nil && age >= 0 && age < ringLife {
+	if age := now.Sub(s.keys.loaded); s.keys.ring != nil && age >= 0 && age < life {
 		return s.keys.ring, nil
 	}
 	var keys []account.SigningKey
