@@ -158,7 +158,7 @@ func TestInviteOf32AtOnce(t *testing.T) {
 		switch c {
 		case 200:
 			won++
-		case 400:
+		case 400, 429: // at one machine, they look as if they guessed
 		default:
 			t.Errorf("status %d", c)
 		}

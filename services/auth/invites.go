@@ -82,6 +82,37 @@ func (s *Service) findInvite(tx account.Tx, p peer.Peer, code string) (account.I
 	return in, h, nil
 }
 
+// checkInvite is findInvite for whoever comes with a code, before anything else
+// is said to them. Wrong codes are counted, and a right one makes up for none:
+// who has one may not guess at others for it. h, if it is not "", is the
+// household that they think it is of.
+func (s *Service) checkInvite(ctx context.Context, p peer.Peer, code string, h account.HouseholdID) (house account.Household, err error) {
+	good := errors.New("the attempt is not counted")
+	var why *services.Refusal
+	err = s.cfg.Store.Keep(ctx, func(tx account.Tx) error {
+		if err := attempt(tx, p, []limit{machineLimit("invite", p)}); err != nil {
+			return err
+		}
+		var in account.Invitation
+		if in, house, err = s.findInvite(tx, p, code); err == nil && h != "" && in.Household != h {
+			err = badRequest("Household not found")
+		}
+		if errors.As(err, &why) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		return good
+	})
+	switch {
+	case errors.Is(err, good):
+		return house, nil
+	case err != nil:
+		return account.Household{}, err
+	}
+	return account.Household{}, why
+}
+
 // acceptInvite uses an invite up and makes u a member of its household, in the
 // caller's transaction. It is for joining and for registering with a code.
 func (s *Service) acceptInvite(tx account.Tx, p peer.Peer, u account.UserID, code string) (account.Membership, account.Household, error) {

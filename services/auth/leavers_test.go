@@ -33,6 +33,35 @@ func TestInviteOfWhoMayNotInvite(t *testing.T) {
 	}
 }
 
+// TestGuessingInvites: wrong codes are counted wherever they are tried, and a
+// right one in between makes up for none.
+func TestGuessingInvites(t *testing.T) {
+	k := newStand(t)
+	own := k.want(k.as("bob", "POST", k.url("/households/%s/invites", k.h2), `{}`), 201, "").json(t)["code"].(string)
+	code := k.want(k.as("amy", "POST", k.url("/households/%s/invites", k.h1), `{}`), 201, "").json(t)["code"].(string)
+	guess := func(i int) answer {
+		if i%2 == 0 {
+			return k.as("bob", "POST", "/households/join", k.url(`{"invite_code":"AAAAAA%02d"}`, i+22))
+		}
+		return k.from("bob-phone", "GET", k.url("/invites/AAAAAA%02d/validate", i+22), "")
+	}
+	for i := range freeMachine {
+		if a := guess(i); a.code == 429 {
+			t.Fatalf("the %d. waits", i+1)
+		}
+		if i < freeMachine-1 {
+			k.want(k.from("bob-phone", "GET", "/invites/"+own+"/validate", ""), 200, `"valid":true`)
+		}
+	}
+	for i := range 2 {
+		k.want(guess(i), 429, "")
+	}
+	k.want(k.as("bob", "POST", "/households/join", k.url(`{"invite_code":%q}`, code)), 429, "")
+	k.want(k.from("thief", "GET", "/invites/"+code+"/validate", ""), 200, `"valid":true`)
+	k.later.Add(int64(firstWait))
+	k.want(k.as("bob", "POST", "/households/join", k.url(`{"invite_code":%q}`, code)), 200, "")
+}
+
 // TestLastAdminIsErased: of a household's two admins one is being erased; the
 // other cannot leave it, demote themselves or go as well.
 func TestLastAdminIsErased(t *testing.T) {

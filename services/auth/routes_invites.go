@@ -111,16 +111,12 @@ type validateInviteOut struct {
 
 func (s *Service) getInvite(ctx context.Context, c *services.Caller, in *codePath) (*out[validateInviteOut], error) {
 	var o validateInviteOut
-	err := s.cfg.Store.View(ctx, func(tx account.Tx) error {
-		_, h, err := s.findInvite(tx, c.Peer, in.Code)
-		if _, refused := errors.AsType[*services.Refusal](err); refused {
-			return nil
-		}
-		if err == nil {
-			o = validateInviteOut{true, &h.Name}
-		}
-		return err
-	})
+	h, err := s.checkInvite(ctx, c.Peer, in.Code, "")
+	if why, refused := errors.AsType[*services.Refusal](err); refused && why.Status == http.StatusBadRequest {
+		err = nil
+	} else if err == nil {
+		o = validateInviteOut{true, &h.Name}
+	}
 	return &out[validateInviteOut]{o}, err
 }
 
@@ -139,6 +135,9 @@ type joinOut struct {
 func (s *Service) postJoin(ctx context.Context, c *services.Caller, in *postJoinIn) (*out[joinOut], error) {
 	var m account.Membership
 	var h account.Household
+	if _, err := s.checkInvite(ctx, c.Peer, in.Body.InviteCode, ""); err != nil {
+		return nil, err
+	}
 	ev := account.Event{Actor: c.Actor(), Action: "household.join", Target: "user:" + c.User.ID.String()}
 	err := s.cfg.Store.Do(ctx, ev, func(tx account.Tx) (err error) {
 		if m, h, err = s.acceptInvite(tx, c.Peer, c.User.ID, in.Body.InviteCode); err != nil {

@@ -108,7 +108,7 @@ func (s *Service) register(ctx context.Context, p peer.Peer, n NewUser, code str
 	if code == "" {
 		return joined{}, badRequest("Registering needs an invite code of a household; ask one of its admins.")
 	}
-	if err := s.checkInvite(ctx, p, code, h); err != nil {
+	if _, err := s.checkInvite(ctx, p, code, h); err != nil {
 		return joined{}, err
 	}
 	if n.Username == "" || ownsMachines(s.cfg.Roster(), n.Username) && n.Username != p.Owner {
@@ -133,29 +133,6 @@ func (s *Service) register(ctx context.Context, p peer.Peer, n NewUser, code str
 		return s.firstSession(ctx, tx, p, m.Household, &out)
 	})
 	return out, err
-}
-
-// checkInvite looks at an invite before anything is said about the account that
-// is to be made with it, and counts who guesses.
-func (s *Service) checkInvite(ctx context.Context, p peer.Peer, code string, h account.HouseholdID) error {
-	guesses := machineLimit("invite", p)
-	if err := s.attemptAlone(ctx, p, guesses); err != nil {
-		return err
-	}
-	err := s.cfg.Store.View(ctx, func(tx account.Tx) error {
-		in, _, err := s.findInvite(tx, p, code)
-		if err != nil {
-			return err
-		}
-		if h != "" && in.Household != h {
-			return badRequest("Household not found")
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return s.forgiveAlone(ctx, guesses)
 }
 
 // ownsMachines says whether the policy knows a person of that name. Such a name
