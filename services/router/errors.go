@@ -139,6 +139,7 @@ const (
 	msgUnknown = "is not known here"
 	msgTwice   = "comes twice"
 	msgJSON    = "is not one JSON value"
+	msgNumber  = "has a number in it that does not fit"
 )
 
 var required = regexp.MustCompile(`^expected required property (\S+) to be present$`)
@@ -154,6 +155,9 @@ func refine(e *huma.ErrorDetail) services.Fault {
 		f.Message = msgMissing
 	case e.Message == "unexpected property", e.Message == "unknown query parameter":
 		f.Message = msgUnknown
+	case strings.HasPrefix(e.Message, "json: "):
+		// encoding/json repeats the number, and says how the handler is written.
+		f.Message = msgNumber
 	}
 	f.Location, f.Message = short(f.Location), short(f.Message)
 	return f

@@ -77,9 +77,9 @@ func readFault(err error) *fault {
 }
 
 // bodyType finds the body's media type among those of the route, nil if it is
-// none of them, is missing or comes twice.
+// none of them, is missing or comes twice, or if the body says that it is packed.
 func bodyType(req *http.Request, op *huma.Operation) (string, *huma.MediaType) {
-	if len(req.Header.Values("Content-Type")) != 1 {
+	if len(req.Header.Values("Content-Type")) != 1 || len(req.Header.Values("Content-Encoding")) != 0 {
 		return "", nil
 	}
 	kind, params, err := mime.ParseMediaType(req.Header.Get("Content-Type"))

@@ -24,6 +24,7 @@ type noteIn struct {
 		Text  string            `json:"text" maxLength:"8"`
 		Items []item            `json:"items,omitempty"`
 		Extra map[string]string `json:"extra,omitempty"`
+		Count int               `json:"count,omitempty"`
 	}
 }
 
@@ -88,6 +89,10 @@ func TestStrictInput(t *testing.T) {
 		"no type":                 {"/notes/1", `{"text":"a"}`, "Content-Type: ", 415, ""},
 		"some other JSON":         {"/notes/1", `{"text":"a"}`, "Content-Type: application/ld+json", 415, ""},
 		"another charset":         {"/notes/1", `{"text":"a"}`, "Content-Type: application/json; charset=utf-7", 415, ""},
+		"packed":                  {"/notes/1", `{"text":"a"}`, "Content-Encoding: gzip", 415, ""},
+		"not packed, it says":     {"/notes/1", `{"text":"a"}`, "Content-Encoding: identity", 415, ""},
+		"a number of no size":     {"/notes/1", `{"text":"a","count":31415e999}`, "", 400, "body"},
+		"a number too large":      {"/notes/1", `{"text":"a","count":31415926535897932384}`, "", 422, "body"},
 		"the largest":             {"/notes/1", `{"text":"a"` + strings.Repeat(" ", 988) + `}`, "", 201, ""},
 		"too large":               {"/notes/1", `{"text":"a"` + strings.Repeat(" ", 989) + `}`, "", 413, ""},
 		"unknown query parameter": {"/notes/1?limits=3", `{"text":"a"}`, "", 422, "query.limits"},
@@ -106,7 +111,7 @@ func TestStrictInput(t *testing.T) {
 		if status != tc.status || tc.where != "" && !strings.Contains(body, `"location":"`+tc.where) {
 			t.Errorf("%s: %d %s", name, status, body)
 		}
-		if strings.Contains(body, "hunter2") {
+		if strings.Contains(body, "hunter2") || strings.Contains(body, "31415") || strings.Contains(body, "Go ") {
 			t.Errorf("%s: the value is repeated: %s", name, body)
 		}
 		if status >= 400 && header.Get("Content-Type") != "application/problem+json" || header.Get("Content-Security-Policy") == "" || header.Get("RateLimit-Limit") != "200" {
