@@ -88,7 +88,10 @@ func clean(s string) bool {
 // form reads the parameters of a POST. They are in the body and nowhere else:
 // URLs are written to logs and histories, and secrets are not for those.
 func form(r *http.Request) (url.Values, *fault) {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := params["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") || len(r.Header.Values("Content-Encoding")) != 0 {
+		return nil, invalid("Send the form as it is, in UTF-8.")
+	}
 	if err != nil || kind != "application/x-www-form-urlencoded" || len(r.Header.Values("Content-Type")) != 1 {
 		return nil, invalid("Send a form: Content-Type application/x-www-form-urlencoded.")
 	}

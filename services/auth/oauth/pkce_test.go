@@ -232,6 +232,8 @@ func TestFormsAtToken(t *testing.T) {
 		"a semicolon":           post("/oauth/token", form, good.Encode()+";x=1"),
 		"a zero byte":           post("/oauth/token", form, good.Encode()+"&x=%00"),
 		"not UTF-8":             post("/oauth/token", form, good.Encode()+"&x=%ff"),
+		"another charset":       post("/oauth/token", form+"; charset=utf-16", good.Encode()),
+		"packed, it says":       k.send(c, "/oauth/token", good, http.Header{"Content-Encoding": {"gzip"}}),
 		"no grant type":         k.redeem("ann-laptop", code, "grant_type", ""),
 		"no client":             k.redeem("ann-laptop", code, "client_id", ""),
 		"no code":               k.redeem("ann-laptop", code, "code", ""),

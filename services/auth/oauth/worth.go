@@ -153,19 +153,24 @@ func (s *Server) worth(tx account.Tx, ring *token.Ring, c account.Client, raw st
 	}
 	sess := f.session
 	owner, ok := s.cfg.Roster().ByID(sess.Peer)
-	if !sess.Revoked.IsZero() || !ok || owner.Quarantined || owner.PublicKey != sess.Key {
+	if !sess.Revoked.IsZero() || !ok || owner.Quarantined || owner.Kind != peer.KindSpoke && owner.Kind != peer.KindPhone || owner.PublicKey != sess.Key {
 		return activity{}, nil
 	}
 	u, err := tx.User(sess.User)
-	if err != nil || u.Disabled {
+	if err != nil {
 		return activity{}, err
+	}
+	now := tx.Now()
+	tempOver := u.MustChange && !u.TempUntil.IsZero() && !now.Before(u.TempUntil)
+	if u.Disabled || tempOver || !now.Before(sess.Expires) {
+		return activity{}, nil
 	}
 	a := activity{
 		Active: true, Scope: sess.Scope, Client: sess.Client, Subject: u.ID.String(), Issuer: s.cfg.Issuer,
 		Session: sess.ID, Device: sess.Peer, Confirm: &confirmation{sess.Key},
 	}
 	if f.access == nil {
-		if sess.Client != c.ID || f.refresh.Successor != nil || !tx.Now().Before(f.refresh.Expires) {
+		if sess.Client != c.ID || f.refresh.Successor != nil || !now.Before(f.refresh.Expires) {
 			return activity{}, nil
 		}
 		a.Type, a.Issued, a.Expires = "refresh_token", f.refresh.Issued.Unix(), f.refresh.Expires.Unix()
@@ -176,8 +181,16 @@ func (s *Server) worth(tx account.Tx, ring *token.Ring, c account.Client, raw st
 		return activity{}, nil
 	}
 	if t.Household != "" {
-		// Who has left the household has no token for it any more.
-		m, err := tx.Membership(account.HouseholdID(t.Household), u.ID)
+		// Who has left the household has no token for it any more, nor has a
+		// machine that the policy puts elsewhere.
+		h, err := tx.Household(account.HouseholdID(t.Household))
+		if err != nil {
+			return activity{}, err
+		}
+		if owner.Household != "" && h.Label != "" && owner.Household != h.Label {
+			return activity{}, nil
+		}
+		m, err := tx.Membership(h.ID, u.ID)
 		if err != nil {
 			return activity{}, err
 		}

@@ -133,3 +133,47 @@ func TestIntrospection(t *testing.T) {
 	keep(func(tx account.Tx) error { return tx.DeleteMembership(k.home.ID, k.ann.ID) })
 	inactive("one for a household that was left", r.Access)
 }
+
+// TestIntrospectionIsWhatAGateSays: what a gate refuses for the machine's, the
+// household's or the password's sake is not active either.
+func TestIntrospectionIsWhatAGateSays(t *testing.T) {
+	k := newKit(t)
+	r := k.redeem("ann-laptop", k.code("ann-laptop", k.public, callback))
+	peers := k.roster.Load().All()
+	with := func(change func(*peer.Peer)) {
+		t.Helper()
+		list := append([]peer.Peer(nil), peers...)
+		for i := range list {
+			if list[i].Name == "ann-laptop" {
+				change(&list[i])
+			}
+		}
+		k.setRoster(list)
+	}
+	want := func(what string, active bool) {
+		t.Helper()
+		if got := k.introspect(r.Access); got.Active != active || !active && len(got.all) != 1 {
+			t.Errorf("%s: %v", what, got.all)
+		}
+	}
+	k.ok(k.auth.SetLabel(t.Context(), "hub", k.home.ID, "home"))
+	with(func(p *peer.Peer) { p.Household = "home" })
+	want("a machine of this household", true)
+	with(func(p *peer.Peer) { p.Household = "guests" })
+	want("a machine of another household", false)
+	with(func(p *peer.Peer) { p.Household = "" })
+	want("a machine of none", true)
+	with(func(p *peer.Peer) { p.PublicKey = peer.PublicKey{9, 9} })
+	want("a machine with another key", false)
+	k.setRoster(peers)
+	temporary := func(until time.Time) {
+		t.Helper()
+		u := k.ann
+		u.MustChange, u.TempUntil = true, until
+		k.ok(k.store.Accounts().Keep(t.Context(), func(tx account.Tx) error { return tx.UpdateUser(u) }))
+	}
+	temporary(k.now().Add(time.Minute))
+	want("a temporary password", true)
+	temporary(k.now().Add(-time.Second))
+	want("a temporary password that is over", false)
+}
