@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/warrenmesh/warren/peer/account"
 )
@@ -60,6 +61,30 @@ func TestGuessingInvites(t *testing.T) {
 	k.want(k.from("thief", "GET", "/invites/"+code+"/validate", ""), 200, `"valid":true`)
 	k.later.Add(int64(firstWait))
 	k.want(k.as("bob", "POST", "/households/join", k.url(`{"invite_code":%q}`, code)), 200, "")
+}
+
+// TestGuessingAddresses: who has an invite does not find out with it who has an
+// account.
+func TestGuessingAddresses(t *testing.T) {
+	k := newKit(t, nil)
+	first := k.setUp()
+	var code string
+	k.ok(k.cfg.Store.Keep(t.Context(), func(tx account.Tx) error {
+		in := account.Invitation{ID: newInviteID(), Household: first.HouseholdID, Role: account.Member, By: first.User.ID, Expires: k.clock.now().Add(time.Hour)}
+		code = inviteCode(tx, in.ID)
+		in.CodeHash = inviteHash(tx, code)
+		return tx.CreateInvitation(in)
+	}))
+	register := func(email string) reply {
+		return k.call("thief", "POST", "/auth/register", "", fields{"email": email, "password": secretWord, "invite_code": code})
+	}
+	for range freeMachine {
+		k.want(register("bob@example.org"), 400, "already registered")
+	}
+	k.want(register("bob@example.org"), 429, "")
+	k.want(register("nobody@example.org"), 429, "")
+	k.clock.pass(firstWait)
+	k.want(register("cy@example.org"), 201, "")
 }
 
 // TestLastAdminIsErased: of a household's two admins one is being erased; the

@@ -121,8 +121,17 @@ func (s *Service) register(ctx context.Context, p peer.Peer, n NewUser, code str
 	if err != nil {
 		return joined{}, err
 	}
+	// An invite is not used up by an address that is taken, and must not be good
+	// for asking about one address after another.
+	taken := machineLimit("register", p)
+	if err := s.attemptAlone(ctx, p, taken); err != nil {
+		return joined{}, err
+	}
 	var out joined
 	err = s.cfg.Store.Do(ctx, account.Event{Actor: "peer:" + p.Name, Action: "user.register", Target: "user"}, func(tx account.Tx) error {
+		if err := forgive(tx, []limit{taken}); err != nil {
+			return err
+		}
 		if out.user, err = person.create(tx); err != nil {
 			return errTaken(err)
 		}
