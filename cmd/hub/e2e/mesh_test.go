@@ -60,6 +60,13 @@ func place() int { return int(places.Add(1)) }
 // newMesh starts a hub with the policy first and the service page.
 func newMesh(t testing.TB, flags ...string) *mesh {
 	t.Helper()
+	return newMeshOn(t, "", flags...)
+}
+
+// newMeshOn is newMesh with the store in a PostgreSQL database, unless dsn is
+// "".
+func newMeshOn(t testing.TB, dsn string, flags ...string) *mesh {
+	t.Helper()
 	if reason := os.Getenv(reasonEnv); reason != "" {
 		t.Skipf("this machine lets an ordinary user make no network namespaces (%s): run the tests as root", reason)
 	}
@@ -87,7 +94,11 @@ func newMesh(t testing.TB, flags ...string) *mesh {
 	for _, addr := range []string{privateAt, lanIP + ":9999", net.JoinHostPort(m.v4, outerPort), net.JoinHostPort(m.v6, outerPort)} {
 		servePages(t, m.listen(t, addr))
 	}
-	m.admin("init", "--endpoint", net.JoinHostPort(m.v4, hubPort), "--admin", "ann")
+	if dsn == "" {
+		m.admin("init", "--endpoint", net.JoinHostPort(m.v4, hubPort), "--admin", "ann")
+	} else {
+		m.typed(dsn, "init", "--endpoint", net.JoinHostPort(m.v4, hubPort), "--admin", "ann", "--db", "-")
+	}
 	m.startHub()
 	m.admin("publish", "page", "http://"+pageAt)
 	m.apply(first)
@@ -149,7 +160,13 @@ func (m *mesh) killHub() { m.hub.end(syscall.SIGKILL) }
 // admin runs a hub command that has to succeed.
 func (m *mesh) admin(args ...string) string {
 	m.t.Helper()
-	return m.must(m.t, "", append([]string{hubProgram(), "--dir", m.dir + "/h"}, args...)...)
+	return m.typed("", args...)
+}
+
+// typed is admin with something on standard input.
+func (m *mesh) typed(input string, args ...string) string {
+	m.t.Helper()
+	return m.must(m.t, input, append([]string{hubProgram(), "--dir", m.dir + "/h"}, args...)...)
 }
 
 // adminJSON is admin for what prints a table.
