@@ -127,7 +127,8 @@ func told(err error, hint string) error {
 	}
 	for _, kind := range []error{account.ErrNotFound, account.ErrExists, account.ErrConflict, account.ErrInvalid} {
 		if errors.Is(err, kind) {
-			return &control.Error{Message: err.Error(), Hint: hint}
+			// That something is not acceptable is clear from what comes before.
+			return &control.Error{Message: strings.TrimSuffix(err.Error(), ": "+account.ErrInvalid.Error()), Hint: hint}
 		}
 	}
 	return err

@@ -105,7 +105,7 @@ func (a *app) webhookList() *cobra.Command {
 }
 
 func (a *app) keysCmd() *cobra.Command {
-	return group("keys", "people", "The keys that sign tokens: list, rotate",
+	return group("keys", "people", "The keys that sign tokens: list, rotate, secret",
 		`Access tokens are signed with a key that is replaced every 30 days by itself. The
 one before goes on verifying for an hour, longer than any token lives.`,
 		a.keysList(), a.keysRotate(), a.keysSecret())

@@ -81,11 +81,7 @@ func (p prepared) create(tx account.Tx) (account.User, error) {
 		p.user.TempUntil = tx.Now().Add(TempLife)
 	}
 	p.user.Created = tx.Now()
-	u, err := tx.CreateUser(p.user, p.hash)
-	if err != nil {
-		return u, fmt.Errorf("adding a person: %w", err)
-	}
-	return u, nil
+	return tx.CreateUser(p.user, p.hash)
 }
 
 // CreateUser adds a person. ErrExists: the address or name is taken.
