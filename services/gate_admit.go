@@ -51,12 +51,15 @@ func (g *Gate) Admit(r *http.Request, route string, need Requirement, param func
 	run.judge = func(ctx context.Context) (*Caller, error) { return g.judge(ctx, q) }
 	missed, err := g.cfg.Live.enter(run, mark)
 	if err == nil && missed {
-		// Something was taken away while we looked, perhaps this.
-		_, err = run.judge(r.Context())
-		if err != nil {
+		// Something was taken away while we looked, perhaps this, or a part of it.
+		again, stop := context.WithTimeout(ctx, checkTimeout)
+		now, wrong := run.judge(again)
+		stop()
+		if wrong != nil {
 			g.cfg.Live.leave(run)
-			err = g.refusal(r.Context(), q, err)
+			err = g.refusal(r.Context(), q, wrong)
 		}
+		c = now
 	}
 	if err != nil {
 		cancel(err)

@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/warrenmesh/warren/peer"
+	"github.com/warrenmesh/warren/peer/account"
 )
 
 // Each credential in its good form, and everything else in the words that
@@ -226,13 +228,60 @@ func TestAccessIsToldOfPeopleOnly(t *testing.T) {
 	}
 }
 
+// stuckDesk answers nothing about nodes from the n-th question on. While the
+// first answer is on its way something happens.
+type stuckDesk struct {
+	*desk
+	n         int
+	meanwhile func()
+}
+
+func (d *stuckDesk) Node(ctx context.Context, p peer.Peer, id, key, service string) (account.Node, error) {
+	if d.n--; d.n <= 0 {
+		<-ctx.Done()
+		return account.Node{}, ctx.Err()
+	}
+	node, err := d.desk.Node(ctx, p, id, key, service)
+	if f := d.meanwhile; f != nil {
+		d.meanwhile = nil
+		f()
+	}
+	return node, err
+}
+
+// An authority that does not answer costs a caller the time of one check, the
+// second time as well, when the check is repeated beside a round.
 func TestGateRunsWithinATime(t *testing.T) {
+	for name, n := range map[string]int{"the first": 1, "again": 2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newGated(t)
+				k.Gate.cfg.Authority = &stuckDesk{k.desk, n, k.cfg.Live.Judge}
+				start := time.Now()
+				ctx, cancel := context.WithTimeout(peer.NewContext(t.Context(), peerAt(1, "10.77.1.1")), time.Hour)
+				defer cancel()
+				r := k.from(peerAt(1, "10.77.1.1"), "/", "X-API-Key: kitchen:nk").WithContext(ctx)
+				if _, why := k.try(r, any1(AsNode), ""); why != refuseCheck || time.Since(start) > checkTimeout {
+					t.Errorf("after %v: %+v", time.Since(start), why)
+				}
+			})
+		})
+	}
+}
+
+// What was lost while the first check ran, the handler does not see.
+func TestCallerIsThatOfTheLastCheck(t *testing.T) {
 	k := newGated(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Nanosecond)
-	defer cancel()
-	<-ctx.Done()
-	r := k.from(peerAt(1, "10.77.1.1"), "/", "Authorization: Bearer ann-token")
-	if _, why := k.try(r.WithContext(peer.NewContext(ctx, peerAt(1, "10.77.1.1"))), any1(AsUser), ""); why != refuseCheck {
-		t.Errorf("%+v", why)
+	k.Gate.cfg.Authority = &stuckDesk{k.desk, 3, func() {
+		k.desk.set(func() {
+			n := k.desk.nodes["kitchen:nk"]
+			n.Household = other
+			k.desk.nodes["kitchen:nk"] = n
+		})
+		k.cfg.Live.Judge()
+	}}
+	c, why := k.try(k.from(peerAt(1, "10.77.1.1"), "/", "X-API-Key: kitchen:nk"), any1(AsNode), "")
+	if why != nil || c.Scope().Household() != other {
+		t.Errorf("%+v %+v", c, why)
 	}
 }
