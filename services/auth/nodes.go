@@ -230,7 +230,9 @@ func (s *Service) stopNode(ctx context.Context, actor, id string, may func(accou
 	})
 }
 
-// RemoveNode removes a node with its keys and settings.
+// RemoveNode removes a node with its keys. Its settings, which only it could
+// open, wait until they expire; the public key that it had stays pinned, so that
+// another machine of that name has to be approved by a person.
 func (s *Service) RemoveNode(ctx context.Context, actor, id string) error {
 	ev := account.Event{Actor: actor, Action: "node.remove", Target: nodeTarget(id)}
 	err := s.cfg.Store.Do(ctx, ev, func(tx account.Tx) error {

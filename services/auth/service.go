@@ -150,8 +150,8 @@ func (s *Service) try(doing string, err error) {
 func (s *Service) prune(ctx context.Context) error {
 	now := s.cfg.Now()
 	return s.cfg.Store.Keep(ctx, func(tx account.Tx) error {
-		// An ended session is kept for a while: a refresh token of it that
-		// turns up must be known for what it is.
+		// What ended is kept as long again: a clock that was ahead costs nobody
+		// their sign-in, and a token that was used long ago is known as used.
 		if err := tx.PruneSessions(now.Add(-RefreshLife)); err != nil {
 			return fmt.Errorf("pruning sessions: %w", err)
 		}
