@@ -49,6 +49,12 @@ func randomBytes(n int) []byte {
 	return b
 }
 
+// keyDigest is what is stored of a key. The owner is part of it: whoever can
+// write to the database cannot give one owner's key to another.
+func keyDigest(tx account.Tx, owner, secret string) []byte {
+	return tx.Digest(keyPurpose, []byte(owner+"\x00"+secret))
+}
+
 // addKey gives an owner a new key and returns its text, which is kept nowhere.
 // The keys that there are end at now+overlap at the latest.
 func addKey(tx account.Tx, owner string, overlap time.Duration) (string, error) {
@@ -60,7 +66,7 @@ func addKey(tx account.Tx, owner string, overlap time.Duration) (string, error) 
 		until = tx.Now().Add(overlap)
 	}
 	secret := newSecret()
-	key := account.Key{Digest: tx.Digest(keyPurpose, []byte(secret)), Created: tx.Now()}
+	key := account.Key{Digest: keyDigest(tx, owner, secret), Created: tx.Now()}
 	if err := tx.AddKey(owner, key, until); err != nil {
 		return "", fmt.Errorf("adding a key: %w", err)
 	}
@@ -79,7 +85,7 @@ func keyMatches(tx account.Tx, owner, secret string) (bool, error) {
 	if err != nil && !errors.Is(err, account.ErrNotFound) {
 		return false, fmt.Errorf("reading keys: %w", err)
 	}
-	return anyDigest(tx.Digest(keyPurpose, []byte(secret)), keys), nil
+	return anyDigest(keyDigest(tx, owner, secret), keys), nil
 }
 
 // anyDigest compares digest with the digest of each of keys.

@@ -197,7 +197,7 @@ func judgeNode(tx account.Tx, id, key, service string) (n account.Node, why stri
 	n, err = tx.Node(id)
 	if errors.Is(err, account.ErrNotFound) {
 		// As much work as for a node that is there.
-		_ = subtle.ConstantTimeCompare(tx.Digest(keyPurpose, []byte(key)), make([]byte, 32))
+		_ = subtle.ConstantTimeCompare(keyDigest(tx, nodeOwner(id), key), make([]byte, 32))
 		return account.Node{}, nodeUnknown, nil
 	} else if err != nil {
 		return account.Node{}, "", fmt.Errorf("finding a node: %w", err)

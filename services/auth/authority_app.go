@@ -94,7 +94,7 @@ func judgeApp(tx account.Tx, id, key string) (account.App, bool, error) {
 	app, err := tx.App(id)
 	if errors.Is(err, account.ErrNotFound) {
 		// As much work as for an app that is there.
-		_ = subtle.ConstantTimeCompare(tx.Digest(keyPurpose, []byte(key)), make([]byte, 32))
+		_ = subtle.ConstantTimeCompare(keyDigest(tx, appOwner(id), key), make([]byte, 32))
 		return account.App{}, false, nil
 	} else if err != nil {
 		return account.App{}, false, fmt.Errorf("finding an app: %w", err)

@@ -149,6 +149,33 @@ func BenchmarkK01_Timing(b *testing.B) {
 	}
 }
 
+// TestK03_MovedKey: a key's digest that somebody moves to another owner, in the
+// database, opens nothing there.
+func TestK03_MovedKey(t *testing.T) {
+	k := newStand(t)
+	k.ok(k.store.Keep(t.Context(), func(tx account.Tx) error {
+		keys, err := tx.Keys(nodeOwner("attic"))
+		if err != nil || len(keys) != 1 {
+			t.Fatal(keys, err)
+		}
+		if err := endKeys(tx, nodeOwner("attic")); err != nil {
+			return err
+		}
+		for _, owner := range []string{nodeOwner("kitchen"), appOwner("cc")} {
+			if err := tx.AddKey(owner, keys[0], time.Time{}); err != nil {
+				return err
+			}
+			if ok, err := keyMatches(tx, owner, k.other); ok || err != nil {
+				t.Errorf("%s has the attic's key: %v", owner, err)
+			}
+			if err := endKeys(tx, owner); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
 func TestK02_KeyOfAnotherService(t *testing.T) {
 	k := newStand(t)
 	other := k.service("whisper")
