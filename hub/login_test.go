@@ -64,8 +64,8 @@ func TestSpokeLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	token, err := box.Token(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || !box.Status().SignedIn {
+		t.Fatal(err, "and the status says that nobody is signed in")
 	}
 	me := func(c hubtest.Machine) hubtest.Answer {
 		return hubtest.Call(t, c, hubtest.Request{Method: http.MethodGet, URL: "https://auth.warren.internal/auth/me",
@@ -80,7 +80,7 @@ func TestSpokeLogin(t *testing.T) {
 	if err := box.Logout(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a := me(box); a.Status != http.StatusUnauthorized {
+	if a := me(box); a.Status != http.StatusUnauthorized || box.Status().SignedIn {
 		t.Errorf("after logout: %d, want 401", a.Status)
 	}
 	if _, err := box.Token(t.Context()); !errors.Is(err, spoke.ErrNoLogin) {

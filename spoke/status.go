@@ -30,6 +30,8 @@ type Status struct {
 	Serves  []string  `json:"serves"`
 	Refused []Refusal `json:"refused"`
 	Doors   []string  `json:"doors"` // local listeners, as Door named them
+	// SignedIn: a person signed in on this machine, with Login.
+	SignedIn bool `json:"signed_in"`
 }
 
 // Name is a name of the mesh that this machine may reach something on.
@@ -75,6 +77,8 @@ func (c *Client) Status() Status {
 	}
 	slices.SortFunc(s.Names, func(a, b Name) int { return cmp.Compare(a.Name, b.Name) })
 	s.Refused = refusals(c.gate.Flows(), &v.self, &s.Membership)
+	_, err := c.keptLogin()
+	s.SignedIn = err == nil
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.Trouble, s.Doors = c.lastError, append([]string{}, c.doors...)

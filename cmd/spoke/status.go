@@ -64,6 +64,9 @@ func printStatus(w io.Writer, s *spoke.Status) error {
 	if len(who) > 0 {
 		fmt.Fprintf(w, "  who        %s\n", strings.Join(who, ", "))
 	}
+	if s.SignedIn {
+		fmt.Fprintf(w, "  sign-in    somebody is signed in; who: spoke get --login https://auth.%s/auth/me\n", s.Domain)
+	}
 	hub := s.Endpoint
 	if s.HubAddress != "" && s.HubAddress != hub {
 		hub += " at " + s.HubAddress

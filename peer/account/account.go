@@ -31,7 +31,7 @@ var (
 	ErrNotFound = errors.New("there is none")
 	// ErrConflict: somebody else changed it first, or it is not in a state
 	// that allows the change.
-	ErrConflict = errors.New("it was changed in the meantime")
+	ErrConflict = errors.New("it cannot be done as things are now")
 	// ErrExists: the name, address or key is taken.
 	ErrExists = errors.New("it exists already")
 	// ErrInvalid: the value is refused; nothing was changed.
