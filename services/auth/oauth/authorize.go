@@ -21,6 +21,12 @@ import (
 // known to be right, what is wrong is told to the person, on a page; after that
 // to the client, at its redirect.
 func (s *Server) authorize(w http.ResponseWriter, r *http.Request, _ peer.Peer) {
+	if to := r.Header.Get("Sec-Fetch-Dest"); to != "" && to != "document" {
+		// Of the requests of one machine the oldest make room for new ones: a
+		// page full of images must not take a person's sign-in away.
+		s.pages.failed(w, http.StatusForbidden, "Signing in begins with a page of its own, and not with a part of another one.")
+		return
+	}
 	if len(r.URL.RawQuery) > maxQuery {
 		s.pages.failed(w, http.StatusRequestURITooLong, "The request of the program that sent you here is too long.")
 		return

@@ -112,6 +112,11 @@ func form(r *http.Request) (url.Values, *fault) {
 // clientForm is form for requests of a client that has to say who it is: by one
 // method, and under one name.
 func clientForm(r *http.Request) (url.Values, *fault) {
+	// The machine is a credential that a browser adds by itself, whatever page
+	// it shows.
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return nil, &fault{http.StatusForbidden, "invalid_request", "Pages of other sites may not speak for a program here."}
+	}
 	v, f := form(r)
 	if f != nil {
 		return nil, f

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -69,5 +70,43 @@ func TestFormKeyIsTheStoredOne(t *testing.T) {
 	k.open() // another hub, or this one started again
 	if got := page.submit("email", "ann@example.org", "password", password, "user_code", "BBBB-BBBB"); got.code != http.StatusNotFound {
 		t.Errorf("a form of the one hub, posted to the other: %d %s", got.code, got.text)
+	}
+}
+
+// TestOtherSitesSpeakForNobody: the machine's address is what a browser shows
+// for every page, so a page of another site could begin sign-ins until a
+// person's own has no room any more, or use up what it has stolen.
+func TestOtherSitesSpeakForNobody(t *testing.T) {
+	k := newKit(t)
+	code := k.code("ann-laptop", k.public, callback)
+	c := k.client("ann-laptop")
+	for what, header := range map[string]http.Header{
+		"another site":   {"Sec-Fetch-Site": {"cross-site"}},
+		"a neighbour":    {"Sec-Fetch-Site": {"same-site"}},
+		"an old browser": {"Origin": {"https://evil.example"}},
+		"no origin":      {"Origin": {"null"}},
+	} {
+		for path, v := range map[string]url.Values{
+			"/oauth/token":                redemption(k.public, code, callback),
+			"/oauth/revoke":               {"client_id": {k.public.ID}, "token": {"x"}},
+			"/oauth/introspect":           {"client_id": {k.secret.ID}, "client_secret": {k.secretText}, "token": {"x"}},
+			"/oauth/device_authorization": {"client_id": {k.device.ID}},
+		} {
+			if r := k.send(c, path, v, header); r.code != http.StatusForbidden || r.Access != "" {
+				t.Errorf("%s, %s: %d", path, what, r.code)
+			}
+		}
+	}
+	if r := k.redeem("ann-laptop", code); r.code != http.StatusOK {
+		t.Errorf("the program itself, afterwards: %d %s", r.code, r.Error)
+	}
+	for to, want := range map[string]int{"document": http.StatusOK, "image": http.StatusForbidden, "iframe": http.StatusForbidden, "empty": http.StatusForbidden} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, issuer+request(k.public, callback), nil)
+		k.ok(err)
+		req.Header.Set("Sec-Fetch-Dest", to)
+		resp, err := c.Do(req)
+		if got := (&page{k: k, http: c}).shows(resp, err); got.code != want {
+			t.Errorf("to %s: %d", to, got.code)
+		}
 	}
 }
