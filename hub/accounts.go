@@ -95,7 +95,7 @@ func (s *Server) routerConfig(name string, counter services.Limiter) router.Conf
 		Limit: counter, Live: s.accounts.live, Apps: s.cfg.Apps, Access: s.accounts.auth.Access,
 		Domain: s.set.domain, Logger: s.log, Now: s.cfg.Now,
 	})
-	cfg := router.Config{Service: name, Title: "Warren: " + name, Version: s.cfg.Version, Gate: gate, Logger: s.log}
+	cfg := router.Config{Service: name, Title: "Warren: " + name, Version: s.cfg.Version, URL: "https://" + name + "." + s.set.domain, Gate: gate, Logger: s.log}
 	if name == "command" {
 		cfg.Health = "healthy" // Jarvis' word
 	}

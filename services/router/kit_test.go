@@ -100,7 +100,7 @@ func newTable(t testing.TB) *table {
 	t.Helper()
 	log := new(bytes.Buffer)
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	return &table{router.New(router.Config{Service: "web", Title: "Web", Version: "1", Gate: newGate(logger), Logger: logger}), log}
+	return &table{router.New(router.Config{URL: "https://notes.warren.internal", Service: "web", Title: "Web", Version: "1", Gate: newGate(logger), Logger: logger}), log}
 }
 
 // call sends one request of ann's laptop; headers are "Name: value".

@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
@@ -185,6 +186,10 @@ func (r *Router) Document() []byte {
 		// Huma names its own error model although no route has it.
 		delete(doc.Components.Schemas.Map(), "ErrorModel")
 		delete(doc.Components.Schemas.Map(), "ErrorDetail")
+		if r.cfg.URL != "" {
+			doc.Servers = []*huma.Server{{URL: r.cfg.URL}}
+		}
+		r.dropSchemes(doc.Components.SecuritySchemes)
 		b, err := json.Marshal(doc)
 		if err != nil {
 			r.cfg.Logger.Error("writing OpenAPI document", "service", r.cfg.Service, "error", err)
@@ -193,6 +198,19 @@ func (r *Router) Document() []byte {
 		r.document = b
 	})
 	return r.document
+}
+
+// dropSchemes removes the ways of proving oneself that no route takes.
+func (r *Router) dropSchemes(all map[string]*huma.SecurityScheme) {
+	used := make(map[string]bool)
+	for _, rt := range r.Routes() {
+		for _, way := range security(rt.Need) {
+			for name := range way {
+				used[name] = true
+			}
+		}
+	}
+	maps.DeleteFunc(all, func(name string, _ *huma.SecurityScheme) bool { return !used[name] })
 }
 
 func (r *Router) serveDocument(w http.ResponseWriter, _ *http.Request, _ *services.Caller) {

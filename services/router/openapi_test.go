@@ -46,12 +46,20 @@ func TestOpenAPI(t *testing.T) {
 	var doc struct {
 		OpenAPI    string
 		Paths      map[string]map[string]map[string]any
+		Servers    []struct{ URL string }
 		Components struct {
 			Schemas, SecuritySchemes map[string]any
 		}
 	}
 	if err := json.Unmarshal([]byte(body), &doc); err != nil || doc.OpenAPI != "3.1.0" {
 		t.Fatal(err, body)
+	}
+	if len(doc.Servers) != 1 || doc.Servers[0].URL != "https://notes.warren.internal" {
+		t.Errorf("the service is at %v", doc.Servers)
+	}
+	plain := &table{Router: router.New(router.Config{Service: "web", Title: "Web", Gate: newGate(nil)})}
+	if _, _, body := plain.call("GET", "/openapi.json", ""); strings.Contains(body, "X-Jarvis-App-Id") || strings.Contains(body, "servers") {
+		t.Errorf("a document with what no route takes: %s", body)
 	}
 	for _, rt := range k.Routes() {
 		op := doc.Paths[rt.Path][strings.ToLower(rt.Method)]

@@ -39,7 +39,9 @@ type Config struct {
 	Service string
 	// Title and Version are those of the OpenAPI document.
 	Title, Version string
-	Gate           *services.Gate
+	// URL is where clients find the service, for the document; "" says nothing.
+	URL  string
+	Gate *services.Gate
 	// Health is the status that /health answers, "ok" if it is "". With another
 	// word the answer has the service's name and the time as well.
 	Health string
