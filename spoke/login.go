@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	gosync "sync"
 	"time"
 
@@ -138,7 +139,13 @@ func (c *Client) Logout(ctx context.Context) error {
 // revoke is RFC 7009.
 func revoke(ctx context.Context, kept keptLogin) error {
 	hc, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
-	res, err := hc.PostForm(kept.Server.Revoke, url.Values{"client_id": {loginClient}, "token": {kept.Token.RefreshToken}})
+	form := url.Values{"client_id": {loginClient}, "token": {kept.Token.RefreshToken}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, kept.Server.Revoke, strings.NewReader(form.Encode()))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	res, err := hc.Do(req)
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,9 @@
 // for a day: long enough to sleep through a night's trouble, short enough that
 // nobody needs a revocation list. The spoke renews when two thirds are over.
 // A removed peer's certificate is worth nothing sooner than that, because its
-// tunnel is gone and every verifier here compares the addresses in the
-// certificate with where the connection comes from.
+// tunnel is gone and every verifier here compares the certificate with the
+// machine that the connection comes from: a spoke the addresses in it, the hub's
+// gate the names (services.GateConfig.Domain).
 //
 // An authority's own certificate is limited by name constraints (RFC 5280,
 // section 4.2.1.10) to the mesh's domain and networks: whoever installs it in a
