@@ -93,8 +93,12 @@ func printStatus(w io.Writer, s *spoke.Status) error {
 	if err := cli.Table(w, rows); err != nil || len(s.Refused) == 0 {
 		return err
 	}
+	return printRefused(w, s)
+}
+
+func printRefused(w io.Writer, s *spoke.Status) error {
 	fmt.Fprintln(w, "\nRefused here by this machine's part of the policy:")
-	rows = [][]string{}
+	rows := [][]string{}
 	for _, r := range s.Refused {
 		to := r.To
 		if r.Port != 0 {
