@@ -55,18 +55,7 @@ func printStatus(w io.Writer, s *spoke.Status) error {
 		fmt.Fprintf(w, "  trouble    %s\n", s.Trouble)
 	}
 	fmt.Fprintf(w, "  addresses  %s  %s\n", s.V4, s.V6)
-	who := []string{}
-	for _, part := range []struct{ what, is string }{{"owner ", s.Owner}, {"household ", s.Household}, {"", strings.Join(s.Tags, " ")}} {
-		if part.is != "" {
-			who = append(who, part.what+part.is)
-		}
-	}
-	if len(who) > 0 {
-		fmt.Fprintf(w, "  who        %s\n", strings.Join(who, ", "))
-	}
-	if s.SignedIn {
-		fmt.Fprintf(w, "  sign-in    somebody is signed in; who: spoke get --login https://auth.%s/auth/me\n", s.Domain)
-	}
+	printWho(w, s)
 	hub := s.Endpoint
 	if s.HubAddress != "" && s.HubAddress != hub {
 		hub += " at " + s.HubAddress
@@ -107,6 +96,22 @@ func printRefused(w io.Writer, s *spoke.Status) error {
 		rows = append(rows, []string{"  " + r.From, "to " + to + "/" + r.Proto, cli.Plural(r.Count, "time"), cli.Ago(r.Last), r.Reason})
 	}
 	return cli.Table(w, rows)
+}
+
+// printWho prints whose machine this is, and whether somebody is signed in.
+func printWho(w io.Writer, s *spoke.Status) {
+	who := []string{}
+	for _, part := range []struct{ what, is string }{{"owner ", s.Owner}, {"household ", s.Household}, {"", strings.Join(s.Tags, " ")}} {
+		if part.is != "" {
+			who = append(who, part.what+part.is)
+		}
+	}
+	if len(who) > 0 {
+		fmt.Fprintf(w, "  who        %s\n", strings.Join(who, ", "))
+	}
+	if s.SignedIn {
+		fmt.Fprintf(w, "  sign-in    somebody is signed in; who: spoke get --login https://auth.%s/auth/me\n", s.Domain)
+	}
 }
 
 // pong is one line of ping.
