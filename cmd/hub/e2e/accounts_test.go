@@ -30,6 +30,16 @@ func (m *mesh) settle() {
 	m.admin("household", "member", "home", "bob@example.org", "--role", "member")
 }
 
+// known waits until the hub has written down where phones are: then it calls
+// them when it was restarted, and nobody has to wait until they notice.
+func (m *mesh) known(phones ...*phone) {
+	m.t.Helper()
+	for _, p := range phones {
+		p.curl(authURL + "/health")
+		m.settled(p.called)
+	}
+}
+
 // answer is what a service said.
 type answer struct {
 	status int // 0 if there was none

@@ -17,6 +17,7 @@ func TestErasedStaysErased(t *testing.T) {
 	ann, bob := m.phone("ann-phone", "--owner", "ann"), m.phone("bob-phone", "--owner", "bob")
 	_, refresh := ann.signIn(t, "ann")
 	access, _ := bob.signIn(t, "bob")
+	m.known(ann, bob)
 	phrase, file, back := m.dir+"/phrase", m.dir+"/hub.backup", m.dir+"/back"
 	if err := os.WriteFile(phrase, []byte("tea and rusks at nine\n"), 0o600); err != nil {
 		t.Fatal(err)

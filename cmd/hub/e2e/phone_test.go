@@ -13,6 +13,7 @@ import (
 type phone struct {
 	*machine
 	mesh    *mesh
+	called  string
 	app     *program // wireguard-go
 	wg      string   // the interface
 	conf    string   // what the QR code says
@@ -26,7 +27,7 @@ func (m *mesh) phone(name string, flags ...string) *phone {
 	m.t.Helper()
 	conf := m.admin(append([]string{"phone", name, "--conf"}, flags...)...)
 	at := place()
-	p := &phone{machine: newMachine(m.t, at, "ph"), mesh: m, conf: conf, wg: fmt.Sprintf("wg%d", at)}
+	p := &phone{machine: newMachine(m.t, at, "ph"), mesh: m, called: name, conf: conf, wg: fmt.Sprintf("wg%d", at)}
 	file := fmt.Sprintf("%s/%s.conf", m.dir, p.wg)
 	if err := os.WriteFile(file, []byte(conf+"\n"), 0o600); err != nil {
 		m.t.Fatal(err)

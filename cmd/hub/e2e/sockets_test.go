@@ -60,16 +60,21 @@ func sockets(t testing.TB, pid int) []string {
 	return out
 }
 
+// ownSockets are all that a hub ever has open for others, sorted.
+func ownSockets(m *mesh) []string {
+	return []string{
+		"udp 00000000:CA6C 00000000:0000", // 51820
+		"udp6 00000000000000000000000000000000:CA6C 00000000000000000000000000000000:0000",
+		"unix " + m.dir + "/h/hub.sock 00010000", // it accepts connections
+	}
+}
+
 // TestW03_OnlyItsSockets reads the kernel's tables: a hub has its UDP port, v4
 // and v6, and its control socket, before and after everything an admin does, and
 // while it is used. What it opens on the way out is connected, and closed again.
 func TestW03_OnlyItsSockets(t *testing.T) {
 	m := newMesh(t)
-	want := []string{
-		"udp 00000000:CA6C 00000000:0000", // 51820
-		"udp6 00000000000000000000000000000000:CA6C 00000000000000000000000000000000:0000",
-		"unix " + m.dir + "/h/hub.sock 00010000", // it accepts connections
-	}
+	want := ownSockets(m)
 	// What the hub opens to answer an admin, or to fetch its page, it closes
 	// again: that may take a moment, and the tables are not read in one.
 	check := func(when string) {
@@ -95,14 +100,19 @@ func TestW03_OnlyItsSockets(t *testing.T) {
 	check("under load")
 	curl.end(syscall.SIGTERM)
 	check("after a download")
+	accountsOpenNothing(t, m, p, check)
 	for _, act := range [][]string{
 		{"invite", "kitchen", "--owner", "ann"}, {"phone", "bob-phone", "--owner", "bob", "--conf"},
 		{"publish", "other", "http://" + privateAt}, {"publish", "ssh", "tcp://127.0.0.1:22"}, {"services"},
 		{"peer", "rename", "bob-phone", "bobby"}, {"peer", "quarantine", "bobby"}, {"peer", "release", "bobby"}, {"peer", "rm", "bobby"},
 		{"acl", "show"}, {"acl", "apply", m.policyFile(first)}, {"acl", "explain", "ann-phone", "page:80"}, {"acl", "history"}, {"acl", "rollback", "1"},
 		{"unpublish", "ssh"}, {"peers"}, {"status"}, {"doctor"}, {"audit"}, {"audit", "verify"}, {"peer", "rm", "kitchen"},
+		{"user", "passwd", "ann@example.org"}, {"user", "list"}, {"household", "list"},
+		{"node", "add", "den", "--household", "home"}, {"node", "rotate", "den"}, {"app", "add", "center"}, {"app", "list"},
+		{"client", "add", "notes", "--redirect", "http://127.0.0.1/callback"}, {"client", "add", "wiki", "--redirect", "https://wiki.warren.internal/", "--secret"},
+		{"webhook", "add", "doorbell", "--household", "home"}, {"keys", "rotate"}, {"keys", "list"}, {"user", "sessions"},
 	} {
-		m.run(t, "", append([]string{hubProgram(), "--dir", m.dir + "/h"}, act...)...)
+		m.run(t, password, append([]string{hubProgram(), "--dir", m.dir + "/h"}, act...)...)
 		check("after hub " + strings.Join(act, " "))
 	}
 }
@@ -154,4 +164,39 @@ func TestX01_NoSecretsInTheOpen(t *testing.T) {
 		}
 	}
 	t.Logf("%d secrets in %d texts", len(secrets), len(texts))
+}
+
+// onlyItsOwn checks that the hub, whatever else it talks to, can be reached by
+// nothing but its UDP port and its control socket.
+func (m *mesh) onlyItsOwn(t *testing.T, when string) {
+	t.Helper()
+	var reachable []string
+	for _, s := range sockets(t, m.hub.pid()) {
+		f := strings.Fields(s)
+		switch {
+		case f[0] == "tcp" || f[0] == "tcp6":
+			if f[2] != "0A" { // the hub called
+				continue
+			}
+		case f[0] == "unix" && f[2] != "00010000":
+			continue
+		}
+		reachable = append(reachable, s)
+	}
+	if want := ownSockets(m); !slices.Equal(reachable, want) {
+		t.Errorf("%s: the hub can be reached at\n%s", when, strings.Join(reachable, "\n"))
+	}
+}
+
+// accountsOpenNothing uses the services about people, over TLS too.
+func accountsOpenNothing(t *testing.T, m *mesh, p *phone, check func(string)) {
+	m.settle()
+	check("with people")
+	access, _ := p.signIn(t, "ann")
+	check("after a sign-in")
+	overTLS(t, p, access)
+	check("after TLS, discovery and the description of the service")
+	m.apply(first)
+	m.admin("user", "rm", "bob@example.org", "--yes")
+	check("after an erasure")
 }
