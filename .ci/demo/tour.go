@@ -23,6 +23,7 @@ var acts = []struct {
 	{"A phone joins with the stock WireGuard app", (*tour).actPhone},
 	{"What the policy does not allow is refused at once, and explained", (*tour).actRefuse},
 	{"From machine to machine, through the hub", (*tour).actPeers},
+	{"A person signs in, and that is good on one machine only", (*tour).actAccounts},
 	{"The policy is edited while a download runs", (*tour).actRevoke},
 	{"The hub is killed and comes back", (*tour).actKill},
 	{"Everything that was done is on record", (*tour).actAudit},
@@ -47,7 +48,7 @@ const policy = `{
 	"acls": [
 		{ "action": "accept", "src": ["ann@"], "proto": "tcp", "dst": ["svc:web:80"] },
 		{ "action": "accept", "src": ["laptop"], "proto": "tcp", "dst": ["svc:notes:7000"] },
-		{ "action": "accept", "src": ["group:admin"], "dst": ["svc:dns:53"] },
+		{ "action": "accept", "src": ["group:admin"], "dst": ["svc:dns:53", "svc:auth"] },
 	],
 	"tests": [ { "src": "laptop", "proto": "tcp", "accept": ["svc:web:80"], "deny": ["svc:console:80"] } ],
 	"never": [ { "src": ["tag:speaker"], "dst": ["svc:web:*", "svc:console:*"] } ],
@@ -135,7 +136,8 @@ func (t *tour) actJoin() error {
 	if _, err := t.start("home", "pi", t.bin+"/spoke", "--dir", t.dir+"/pi", "run", "--serve", "notes=127.0.0.1:"+notes); err != nil {
 		return err
 	}
-	if _, err := t.start("home", "laptop", t.bin+"/spoke", "--dir", t.dir+"/laptop", "run", "--forward", forward+"=web.warren.internal:80"); err != nil {
+	if _, err := t.start("home", "laptop", t.bin+"/spoke", "--dir", t.dir+"/laptop", "run", "--forward", forward+"=web.warren.internal:80",
+		"--forward", authDoor+"=auth.warren.internal:7701"); err != nil {
 		return err
 	}
 	if _, err := t.until(20*time.Second, func() error {
