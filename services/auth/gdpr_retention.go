@@ -33,6 +33,32 @@ func (r Retention) orDefault() Retention {
 	return r
 }
 
+// What retention deletes is gone, so a clock that has just been set, or has
+// just started, is not believed at once: the next server of time may set it
+// right.
+const (
+	retainAfter = time.Hour   // without a jump
+	clockJump   = time.Minute // between two looks
+)
+
+// steadyClock notices that the clock on the wall was set. The zero value has
+// not looked at it yet.
+type steadyClock struct {
+	wall        time.Time
+	last, since time.Duration
+}
+
+// steady is how long the clock on the wall has gone without being set, by one
+// that nobody sets.
+func (c *steadyClock) steady(wall time.Time, running time.Duration) time.Duration {
+	jump := wall.Round(0).Sub(c.wall) - (running - c.last)
+	if c.wall.IsZero() || jump.Abs() > clockJump {
+		c.since = running
+	}
+	c.wall, c.last = wall.Round(0), running
+	return running - c.since
+}
+
 // retain removes the records that have been kept long enough.
 func (s *Service) retain(ctx context.Context) error {
 	r := s.cfg.Retention

@@ -118,11 +118,18 @@ func (s *Service) Run(ctx context.Context) error {
 	often := time.NewTicker(upkeepEvery)
 	defer often.Stop()
 	var last time.Time
+	var clock steadyClock
+	start := time.Now()
 	for {
 		s.try("going on with erasures", s.resumeErasures(ctx))
-		if now := s.cfg.Now(); last.IsZero() || now.Sub(last) >= refreshEvery {
+		now := s.cfg.Now()
+		steady := clock.steady(now, time.Since(start))
+		if last.IsZero() || now.Sub(last) >= refreshEvery {
 			last = now
-			s.Upkeep(ctx)
+			s.upkeep(ctx)
+			if steady >= retainAfter {
+				s.try("enforcing retention", s.retain(ctx))
+			}
 		}
 		s.try("scrubbing the store", s.scrubDue(ctx))
 		select {
@@ -135,9 +142,13 @@ func (s *Service) Run(ctx context.Context) error {
 
 // Upkeep does once what Run does every hour.
 func (s *Service) Upkeep(ctx context.Context) {
+	s.upkeep(ctx)
+	s.try("enforcing retention", s.retain(ctx))
+}
+
+func (s *Service) upkeep(ctx context.Context) {
 	s.try("pruning accounts", s.prune(ctx))
 	s.try("rotating signing keys", s.rotateIfDue(ctx))
-	s.try("enforcing retention", s.retain(ctx))
 }
 
 func (s *Service) try(doing string, err error) {
