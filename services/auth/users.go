@@ -90,12 +90,13 @@ func (s *Service) CreateUser(ctx context.Context, actor string, n NewUser) (u ac
 	if err != nil {
 		return u, err
 	}
-	ev := account.Event{Actor: actor, Action: "user.create", Target: "user"}
+	ev := account.Event{Actor: actor, Action: "user.create", Target: "user", Detail: make(map[string]string)}
 	if n.Superuser {
-		ev.Detail = map[string]string{"superuser": "true"}
+		ev.Detail["superuser"] = "true"
 	}
 	err = s.cfg.Store.Do(ctx, ev, func(tx account.Tx) error {
 		u, err = p.create(tx)
+		ev.Detail["id"] = u.ID.String()
 		return err
 	})
 	return u, err

@@ -52,7 +52,8 @@ func (s *Service) setup(ctx context.Context, p peer.Peer, n NewUser) (joined, er
 		return joined{}, err
 	}
 	var out joined
-	err = s.cfg.Store.Do(ctx, account.Event{Actor: "peer:" + p.Name, Action: "user.setup", Target: "user"}, func(tx account.Tx) error {
+	ev := account.Event{Actor: "peer:" + p.Name, Action: "user.setup", Target: "user", Detail: make(map[string]string)}
+	err = s.cfg.Store.Do(ctx, ev, func(tx account.Tx) error {
 		if n, err := tx.CountSuperusers(); err != nil {
 			return fmt.Errorf("counting superusers: %w", err)
 		} else if n > 0 {
@@ -61,6 +62,7 @@ func (s *Service) setup(ctx context.Context, p peer.Peer, n NewUser) (joined, er
 		if out.user, err = person.create(tx); err != nil {
 			return errTaken(err)
 		}
+		ev.Detail["id"] = out.user.ID.String()
 		label := p.Household
 		if label != "" {
 			if _, err := tx.HouseholdByLabel(label); err == nil {
@@ -128,13 +130,15 @@ func (s *Service) register(ctx context.Context, p peer.Peer, n NewUser, code str
 		return joined{}, err
 	}
 	var out joined
-	err = s.cfg.Store.Do(ctx, account.Event{Actor: "peer:" + p.Name, Action: "user.register", Target: "user"}, func(tx account.Tx) error {
+	ev := account.Event{Actor: "peer:" + p.Name, Action: "user.register", Target: "user", Detail: make(map[string]string)}
+	err = s.cfg.Store.Do(ctx, ev, func(tx account.Tx) error {
 		if err := forgive(tx, []limit{taken}); err != nil {
 			return err
 		}
 		if out.user, err = person.create(tx); err != nil {
 			return errTaken(err)
 		}
+		ev.Detail["id"] = out.user.ID.String()
 		m, _, err := s.acceptInvite(tx, p, out.user.ID, code)
 		if err != nil {
 			return err

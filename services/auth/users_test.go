@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmesh/warren/hub/store"
 	"github.com/warrenmesh/warren/peer/account"
 )
 
@@ -216,5 +217,26 @@ func TestStrictBodies(t *testing.T) {
 	}
 	if _, err := k.s.CreateUser(t.Context(), "hub", NewUser{Email: "x@example.org", Password: "short"}); !errors.Is(err, account.ErrInvalid) {
 		t.Error(err)
+	}
+}
+
+// TestCreationSaysWho: the audit log says which number a new person has.
+func TestCreationSaysWho(t *testing.T) {
+	k := newKit(t, nil)
+	k.setUp()
+	u, err := k.s.CreateUser(t.Context(), "hub", NewUser{Email: "bob@example.org", Password: secretWord})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]string{}
+	err = k.store.View(t.Context(), func(tx *store.Tx) error {
+		all, err := tx.AuditEntries(0, 100)
+		for _, e := range all {
+			said[e.Action] = e.Detail["id"]
+		}
+		return err
+	})
+	if err != nil || said["user.create"] != u.ID.String() || said["user.setup"] != "1" {
+		t.Errorf("%v, %v", said, err)
 	}
 }
