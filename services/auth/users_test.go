@@ -224,7 +224,7 @@ func TestStrictBodies(t *testing.T) {
 func TestCreationSaysWho(t *testing.T) {
 	k := newKit(t, nil)
 	k.setUp()
-	u, err := k.s.CreateUser(t.Context(), "hub", NewUser{Email: "bob@example.org", Password: secretWord})
+	u, err := k.s.CreateUser(t.Context(), "hub", NewUser{Email: "another@example.org", Password: secretWord})
 	if err != nil {
 		t.Fatal(err)
 	}
