@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,10 +39,39 @@ logout. What it gets works from this machine only, and is kept encrypted.`,
 			if err != nil {
 				return a.explain(err)
 			}
-			_, err = fmt.Fprintln(out, "Signed in.")
+			_, err = fmt.Fprintf(out, "Signed in%s.\n", whose(cmd.Context(), m))
 			return errors.Join(failed, err)
 		},
 	}
+}
+
+// whose is " as" and the address of who signed in, "" if the hub does not say.
+func whose(ctx context.Context, m mesh) string {
+	s, err := m.Status(ctx)
+	if err != nil {
+		return ""
+	}
+	token, err := m.Token(ctx)
+	if err != nil {
+		return ""
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://auth."+s.Domain+"/auth/me", nil)
+	if err != nil {
+		return ""
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	transport := &http.Transport{DialContext: m.Dial, DialTLSContext: m.DialTLS}
+	defer transport.CloseIdleConnections()
+	res, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Do(req)
+	if err != nil {
+		return ""
+	}
+	defer res.Body.Close()
+	var me struct{ Email string }
+	if json.NewDecoder(io.LimitReader(res.Body, 1<<16)).Decode(&me) != nil || me.Email == "" {
+		return ""
+	}
+	return " as " + me.Email
 }
 
 func (a *app) logoutCmd() *cobra.Command {

@@ -71,7 +71,7 @@ func TestSpokeLogin(t *testing.T) {
 	}
 	b.get(host+"/device/decide", page, "decision=allow")
 	<-login.done
-	if login.cmd.ProcessState.ExitCode() != 0 || !strings.Contains(login.said(), "Signed in.") {
+	if login.cmd.ProcessState.ExitCode() != 0 || !strings.Contains(login.said(), "Signed in as ") {
 		t.Fatalf("spoke login: %s", login.said())
 	}
 	if r := box.command("get", "--login", me); r.code != 0 || !strings.Contains(r.out, "ann@example.org") {
