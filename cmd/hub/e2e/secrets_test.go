@@ -72,6 +72,41 @@ func (m *mesh) secrets(t *testing.T, s *spoke, p *phone, codes ...string) map[st
 	return out
 }
 
+// peoplesSecrets makes what people and programs prove themselves with, and uses
+// it: rightly, wrongly, and where it does not belong.
+func (m *mesh) peoplesSecrets(t *testing.T, p *phone) map[string][]byte {
+	t.Helper()
+	m.settle()
+	access, refresh := p.signIn(t, "ann")
+	const wrong = "an almost right password"
+	a := p.ask(t, "POST", authURL+"/auth/refresh", object("refresh_token", refresh))
+	want(t, "a refresh", a, 200, "")
+	out := map[string]string{
+		"a password": password, "a wrong password": wrong, "an access token": access, "a refresh token": refresh, "the next": a.str("refresh_token"),
+		"a node's key":       m.admin("node", "add", "den", "--household", "home"),
+		"an app's key":       m.admin("app", "add", "center"),
+		"an admin's key":     m.admin("app", "add", "tools", "--admin"),
+		"a client's secret":  m.admin("client", "add", "wiki", "--redirect", "https://wiki.warren.internal/", "--secret"),
+		"a webhook's secret": m.admin("webhook", "add", "doorbell", "--household", "home"),
+	}
+	p.ask(t, "POST", authURL+"/auth/login", object("email", "ann@example.org", "password", wrong))
+	p.ask(t, "GET", authURL+"/auth/me?access_token="+access, "")
+	p.ask(t, "POST", authURL+"/auth/refresh?refresh_token="+refresh, object("refresh_token", refresh, "what", "is this"))
+	p.ask(t, "GET", authURL+"/auth/me", "", bearer(access+"x"))
+	p.ask(t, "GET", authURL+"/internal/app-ping", "", "X-Jarvis-App-Id: "+out["an app's key"], "X-Jarvis-App-Key: "+out["a node's key"])
+	p.ask(t, "GET", "http://command.warren.internal/api/v0/nodes/den/config/pending", "", "X-API-Key: den:"+out["a node's key"])
+	p.ask(t, "GET", "http://command.warren.internal/api/v0/nodes/den/config/pending", "", "X-API-Key: "+out["an admin's key"])
+	p.ask(t, "GET", authURL+"/superuser/users", "", "X-Jarvis-Admin-Token: "+out["an admin's key"])
+	secrets := make(map[string][]byte, len(out))
+	for what, text := range out {
+		if len(text) < 16 || strings.ContainsAny(text, "\n") {
+			t.Fatalf("%s is no secret: %q", what, text)
+		}
+		secrets[what] = []byte(text)
+	}
+	return secrets
+}
+
 // keyFile reads a key that a file holds as text, or as it is.
 func (m *mesh) keyFile(t *testing.T, file string) []byte {
 	t.Helper()

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,6 +133,7 @@ func TestX01_NoSecretsInTheOpen(t *testing.T) {
 	until(t, "the spoke reads", s.reads)
 	p.curl("http://page.warren.internal/")
 	p.curl("http://console.warren.internal/")
+	people := m.peoplesSecrets(t, p)
 	m.admin("status")
 
 	texts := map[string]string{"a refused join": refused.out + refused.errs, "a second join": again.out + again.errs}
@@ -148,6 +150,7 @@ func TestX01_NoSecretsInTheOpen(t *testing.T) {
 	texts["hub audit"] = m.admin("audit", "--json")
 	texts["spoke status"] = s.command("status", "--json").out
 	secrets := m.secrets(t, s, p, code, unused)
+	maps.Copy(secrets, people)
 	texts["the hub's log"], texts["the spoke's log"] = m.hub.said(), m.read(s.log)
 	for _, talkative := range []string{"the hub's log", "the spoke's log"} {
 		if !strings.Contains(texts[talkative], "level=DEBUG") {
