@@ -120,6 +120,9 @@ func (s *Server) Certificate(_ context.Context, p peer.Peer, r sync.CertificateR
 	if !ok || now.Quarantined || now.Kind != peer.KindSpoke {
 		return sync.CertificateReply{}, sync.Forbidden("This machine is not an active spoke of the mesh.")
 	}
+	if reserved(now.Name) { // it joined when the hub had no use for the name: a certificate would make it the hub
+		return sync.CertificateReply{}, sync.Forbidden("The name of this machine is the hub's own by now; rename it: hub peer rename " + now.Name + " NAME")
+	}
 	if !s.vouched.take(string(p.ID)) {
 		return sync.CertificateReply{}, &sync.Problem{Status: 429, Detail: fmt.Sprintf("This machine asks for certificates too often; try again in %v.", certificateEvery)}
 	}

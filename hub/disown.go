@@ -2,8 +2,10 @@ package hub
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/warrenmesh/warren/hub/audit"
@@ -77,7 +79,9 @@ func disownIn(tx *store.Tx, u account.UserID, username string) (n int, err error
 			continue
 		}
 		n++
-		p.Name, p.Owner, p.Quarantined = fmt.Sprintf("erased-%d-%d", u, n), "", true
+		// Not counted: somebody could have taken the next number, and this
+		// would fail for ever.
+		p.Name, p.Owner, p.Quarantined = fmt.Sprintf("erased-%d-%s", u, strings.ToLower(rand.Text()[:10])), "", true
 		if err := tx.UpdatePeer(p); err != nil {
 			return 0, err
 		}

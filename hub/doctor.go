@@ -177,6 +177,10 @@ func (s *Server) checkServices(ctx context.Context) finding {
 			return wrong("", "%s: %s", svc.Name, svc.Note)
 		}
 	}
+	if hidden := s.snap.Load().shadowed; len(hidden) > 0 {
+		return odd("hub unpublish "+hidden[0]+" and publish it under another name; a machine: hub peer rename "+hidden[0]+" NAME",
+			"%s is a name of the hub's own by now: what had it before is not found under it", hidden[0])
+	}
 	silent := s.silentTargets(ctx)
 	if len(silent) > 0 {
 		return odd("start it, or take the name away: hub unpublish "+silent[0].Name, "nothing answers where %s leads: %s", silent[0].Name, silent[0].Target)

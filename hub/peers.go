@@ -277,11 +277,14 @@ func (s *Server) plan(p store.Peer, edit control.PeerEdit) (string, func(*store.
 		}
 		return "peer.rename", update(func(p *store.Peer) { p.Name = edit.Rename }), nil
 	case edit.SetTags:
-		spec := control.PeerSpec{Name: p.Name, Tags: edit.Tags}
-		if err := s.check(&spec); err != nil {
+		tags, err := cleanTags(edit.Tags)
+		if err == nil {
+			err = s.checkDeclared(&control.PeerSpec{Tags: tags})
+		}
+		if err != nil {
 			return "", nil, err
 		}
-		return "peer.tag", update(func(p *store.Peer) { p.Tags = spec.Tags }), nil
+		return "peer.tag", update(func(p *store.Peer) { p.Tags = tags }), nil
 	case edit.Quarantine:
 		return "peer.quarantine", update(func(p *store.Peer) { p.Quarantined = true }), nil
 	case edit.Release:

@@ -88,6 +88,22 @@ func allServices(set settings, published []store.Service, peers []store.Peer) []
 	return out
 }
 
+// shadowed lists the names that published services and machines have from a hub
+// that did not use them itself yet.
+func shadowed(published []store.Service, peers []store.Peer) (out []string) {
+	for _, svc := range published {
+		if reserved(svc.Name) {
+			out = append(out, svc.Name)
+		}
+	}
+	for _, p := range peers {
+		if reserved(p.Name) {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}
+
 func ports(kept []store.Port) []acl.Port {
 	out := make([]acl.Port, 0, len(kept))
 	for _, p := range kept {

@@ -48,6 +48,9 @@ type snapshot struct {
 	byKey    map[peer.PublicKey]int // into peers
 	invites  []store.Invite
 	services []service
+	// shadowed are names that were published, or given to a machine, before the
+	// hub used them itself.
+	shadowed []string
 	world    *acl.World
 	policy   store.Policy
 	// recorded is how long the audit log was: every change of somebody makes
@@ -80,6 +83,7 @@ func load(ctx context.Context, st *store.Store, set settings, heard func(peer.Pu
 			return fmt.Errorf("reading services: %w", err)
 		}
 		snap.services = allServices(set, published, snap.peers)
+		snap.shadowed = shadowed(published, snap.peers)
 		head, err := tx.AuditHead()
 		if err != nil {
 			return fmt.Errorf("reading audit log: %w", err)

@@ -239,8 +239,12 @@ func (tx *Tx) UpdatePeer(p Peer) error {
 	if err != nil {
 		return fail(err)
 	}
-	if err := tx.claimName(p.Name, holdPeer+string(p.ID)); err != nil {
-		return fail(err)
+	// A name that it has already may be one that the hub took for itself since:
+	// the machine can be held all the same.
+	if p.Name != old.Name {
+		if err := tx.claimName(p.Name, holdPeer+string(p.ID)); err != nil {
+			return fail(err)
+		}
 	}
 	if err := tx.claimKey(p.PublicKey, holdPeer+string(p.ID)); err != nil {
 		return fail(err)
