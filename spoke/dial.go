@@ -141,10 +141,12 @@ func (c *Client) lookup(ctx context.Context, host, family string) ([]netip.Addr,
 			return nil, fmt.Errorf("%.120s is %w: names of the mesh end in .%s", host, ErrNotMesh, c.state.reply.Domain)
 		}
 		if found = c.names(name); found == nil {
-			// The first answer of the hub may be on its way.
-			if c.view.Load().self.Names == nil && c.Ready(ctx) == nil {
-				found = c.names(name)
+			// The first answer of the hub may be on its way, or have come since
+			// the line above.
+			if c.view.Load().self.Names == nil {
+				_ = c.Ready(ctx)
 			}
+			found = c.names(name)
 		}
 		if found == nil {
 			return nil, fmt.Errorf("%w that this machine may reach: %.63s; check the spelling, or ask the admin for svc:%.63s", ErrNoName, name, name)
