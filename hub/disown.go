@@ -48,6 +48,9 @@ func (s *Server) disown(ctx context.Context, u account.UserID) error {
 		n, err = disownIn(tx, u, person.Username)
 		return err
 	})
+	if err == nil && n > 0 {
+		s.parting = time.Now().Add(lastWord)
+	}
 	s.mu.Unlock()
 	if err != nil || n == 0 {
 		return err

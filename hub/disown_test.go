@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/warrenmesh/warren/hub/control"
 	"github.com/warrenmesh/warren/hub/hubtest"
@@ -44,4 +45,35 @@ func TestG01_Machines(t *testing.T) {
 			t.Errorf("bob's machine suffered: %+v", p)
 		}
 	}
+}
+
+// TestG01_LastWord: what the hub does every second does not cut off a machine
+// before it has the answer that its owner is erased.
+func TestG01_LastWord(t *testing.T) {
+	m := hubtest.New(t)
+	m.Apply(open)
+	m.Person("bob", m.Household("home", ""), "admin")
+	ann := m.Person("ann", "home", "member")
+	m.Join("ann-phone", control.PeerSpec{Owner: "ann"})
+	if _, err := m.Hub.Sweep(t.Context()); err != nil { // the invite has done its work
+		t.Fatal(err)
+	}
+	before, err := m.Hub.Sweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	m.Command("user/rm", control.UserRequest{User: ann.ID.String()}, nil)
+	after, err := m.Hub.Sweep(t.Context())
+	if took := time.Since(began); err != nil || after != before && took < 2*time.Second { // later it may
+		t.Errorf("put in force %d times at once, %v", after-before, err)
+	}
+	hubtest.Until(t, "the machine is held", func() bool {
+		for _, p := range m.Hub.Peers() {
+			if p.Quarantined {
+				return true
+			}
+		}
+		return false
+	})
 }

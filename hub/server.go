@@ -93,6 +93,9 @@ type Server struct {
 	// read is how much of the audit log has been looked through for changes of
 	// the mesh.
 	read uint64
+	// parting is until when the machines of somebody who was erased are left
+	// alone, so that the answer reaches them.
+	parting time.Time
 
 	// leaving are the IDs of machines that are removed and still hear so.
 	leaving sync.Map

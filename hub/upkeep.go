@@ -190,7 +190,7 @@ func (s *Server) behind(ctx context.Context) (behind bool, err error) {
 			return err
 		}
 		s.read = max(s.read, s.snap.Load().recorded)
-		behind, err = meshChanged(tx, s.read, head.Count)
+		behind, err = meshChanged(tx, s.read, head.Count, time.Now().Before(s.parting))
 		if err == nil && !behind {
 			s.read = head.Count
 		}
@@ -205,8 +205,9 @@ const maxReadBack = 500
 
 // meshChanged reports whether the audit log, between two lengths of it, tells
 // of anything but what people do with their accounts: that changes nothing the
-// packet path knows, and puts nothing in force.
-func meshChanged(tx *store.Tx, from, to uint64) (bool, error) {
+// packet path knows, and puts nothing in force. While somebody is parting, what
+// was taken from them is left to disown, which puts it in force a moment later.
+func meshChanged(tx *store.Tx, from, to uint64, parting bool) (bool, error) {
 	if to < from || to-from > maxReadBack {
 		return true, nil
 	}
@@ -220,7 +221,8 @@ func meshChanged(tx *store.Tx, from, to uint64) (bool, error) {
 		}
 		for _, e := range entries {
 			noun, _, _ := strings.Cut(e.Action, ".")
-			if !slices.Contains(ofAccounts[:], noun) {
+			disowned := parting && e.Actor == "hub" && (e.Action == "peer.disown" || e.Action == "invite.revoke")
+			if !disowned && !slices.Contains(ofAccounts[:], noun) {
 				return true, nil
 			}
 			from = e.Index
