@@ -343,7 +343,7 @@ func TestOddWorlds(t *testing.T) {
 		}
 		f, problems := Recompile(mustParse(t, homePolicy), w)
 		if f == nil || len(problems) == 0 {
-			t.Errorf("%s: problems %v", name, problems)
+			t.Fatalf("%s: problems %v", name, problems)
 		}
 		for _, m := range f.machines {
 			if m.name == w.Peers[0].Name {

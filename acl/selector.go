@@ -141,7 +141,7 @@ func parsePrefixed(s, prefix, name string) (selector, error) {
 	}
 	kind, ok := kinds[prefix]
 	if !ok {
-		return selector{}, fmt.Errorf("%.80q begins with an unknown word; use user:, group:, tag:, household:, svc:, peer: or autogroup:", s)
+		return selector{}, fmt.Errorf("%.80q begins with an unknown word; user:, group:, tag:, household:, svc:, peer: and autogroup: are known", s)
 	}
 	if err := peer.ValidName(name); err != nil {
 		return selector{}, nameError(s, err)

@@ -120,9 +120,6 @@ func (a *accounts) createNode(ctx context.Context, actor string, n nodesettings.
 // handler answers for one of the services.
 func (a *accounts) handler(name string) http.Handler { return a.routers[name] }
 
-// run does what is due: running requests judged again, upkeep of accounts.
-func (a *accounts) run(ctx context.Context) error { return a.live.Run(ctx) }
-
 // close ends what openAccounts opened.
 func (a *accounts) close() error {
 	if a == nil || a.redis == nil {

@@ -23,15 +23,14 @@ import (
 // kit is the service on a real store, behind a real gate. ann is a member of the
 // household that the hook "door" belongs to, bob of another. Its clock stands.
 type kit struct {
-	t       testing.TB
-	store   *store.Store
-	router  *router.Router
-	sender  peer.Peer
-	users   map[string]account.UserID
-	homes   map[string]account.HouseholdID
-	now     time.Time
-	secrets map[string]string
-	log     bytes.Buffer
+	t      testing.TB
+	store  *store.Store
+	router *router.Router
+	sender peer.Peer
+	users  map[string]account.UserID
+	homes  map[string]account.HouseholdID
+	now    time.Time
+	log    bytes.Buffer
 }
 
 const secret = "a-secret-of-the-door-0123456789"

@@ -25,6 +25,8 @@ const Window = 300 * time.Second
 // MinSecret is the length of the shortest secret that signs or verifies, bytes.
 const MinSecret = 16
 
+//lint:file-ignore ST1005 the sentences are Jarvis', and senders read them
+
 // The reasons to refuse a delivery, told apart with errors.Is.
 var (
 	// ErrTimestamp: the timestamp is none: whole seconds since 1970 in decimal

@@ -96,7 +96,10 @@ func TestNothingReadableOnDisk(t *testing.T) {
 		}
 		check := func() {
 			t.Helper()
-			_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, failed error) error {
+				if failed != nil {
+					return failed
+				}
 				info, err := d.Info()
 				if err != nil || d.IsDir() {
 					return err

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -12,14 +11,12 @@ import (
 // phone is a machine with the stock WireGuard tools.
 type phone struct {
 	*machine
-	mesh    *mesh
-	called  string
-	app     *program // wireguard-go
-	wg      string   // the interface
-	conf    string   // what the QR code says
-	v4, v6  string   // in the tunnel
-	dns     []string
-	allowed []string
+	mesh   *mesh
+	called string
+	app    *program // wireguard-go
+	wg     string   // the interface
+	conf   string   // what the QR code says
+	v4, v6 string   // in the tunnel
 }
 
 // phone adds a phone and does with its configuration what the app does.
@@ -77,9 +74,6 @@ func (p *phone) curl(args ...string) result {
 	p.mesh.t.Helper()
 	return p.run(p.mesh.t, "", append([]string{"curl", "-sS", "--max-time", "15"}, args...)...)
 }
-
-// off ends the app.
-func (p *phone) off() { p.app.end(syscall.SIGTERM) }
 
 // TestPhone is the main job from a phone's side: the stock app, the
 // configuration as it is, names, pages, and refusals that come at once.
