@@ -34,7 +34,7 @@ logout. What it gets works from this machine only, and is kept encrypted.`,
 			out := cmd.OutOrStdout()
 			var failed error
 			err = m.Login(cmd.Context(), func(p spoke.Prompt) {
-				_, failed = fmt.Fprintf(out, "Open   %s\nCode   %s\nWaiting until %s …\n", p.URL, p.Code, p.Expires.Local().Format(time.TimeOnly))
+				_, failed = fmt.Fprintf(out, "Open   %s\nCode   %s\nWaiting until %s …\n", cli.Line(p.URL), cli.Line(p.Code), p.Expires.Local().Format(time.TimeOnly))
 			})
 			if err != nil {
 				return a.explain(err)
@@ -71,7 +71,7 @@ func whose(ctx context.Context, m mesh) string {
 	if json.NewDecoder(io.LimitReader(res.Body, 1<<16)).Decode(&me) != nil || me.Email == "" {
 		return ""
 	}
-	return " as " + me.Email
+	return " as " + cli.Line(me.Email)
 }
 
 func (a *app) logoutCmd() *cobra.Command {

@@ -107,7 +107,7 @@ func printSettings(w io.Writer, st *spoke.SettingsStatus) error {
 		fmt.Fprintf(w, "hub          heard %s\n", cli.Ago(st.Heard))
 	}
 	if st.Trouble != "" {
-		fmt.Fprintf(w, "trouble      %s\n", st.Trouble)
+		fmt.Fprintf(w, "trouble      %s\n", cli.Line(st.Trouble))
 	}
 	rows := [][]string{}
 	for _, s := range st.Settings {

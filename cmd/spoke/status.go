@@ -52,7 +52,7 @@ func printStatus(w io.Writer, s *spoke.Status) error {
 	}
 	fmt.Fprintf(w, "%s.%s  %s\n", cli.Colour(w, cli.Bold, s.Name), s.Domain, state)
 	if s.Trouble != "" {
-		fmt.Fprintf(w, "  trouble    %s\n", s.Trouble)
+		fmt.Fprintf(w, "  trouble    %s\n", cli.Line(s.Trouble))
 	}
 	fmt.Fprintf(w, "  addresses  %s  %s\n", s.V4, s.V6)
 	printWho(w, s)

@@ -72,12 +72,12 @@ func Main(ctx context.Context, root *cobra.Command, args []string) int {
 	}
 	out := cmd.ErrOrStderr()
 	said, meant, _ := strings.Cut(err.Error(), "\n\nDid you mean this?") // as cobra puts it
-	fmt.Fprintf(out, "%s: %s\n", root.Name(), oneLine(said))
+	fmt.Fprintf(out, "%s: %s\n", root.Name(), Line(said))
 	if meant != "" {
 		fmt.Fprintf(out, "  hint: did you mean %s?\n", strings.Join(strings.Fields(meant), " or "))
 	}
 	if h, ok := errors.AsType[*hinted](err); ok && h.hint != "" {
-		fmt.Fprintf(out, "  hint: %s\n", oneLine(h.hint))
+		fmt.Fprintf(out, "  hint: %s\n", Line(h.hint))
 	}
 	_, misused := errors.AsType[*usage](err)
 	if misused || strings.HasPrefix(err.Error(), "unknown command") {
@@ -121,9 +121,9 @@ func given(n int) string {
 	return fmt.Sprintf("%d are", n)
 }
 
-// oneLine keeps what others wrote (a name, a file) from moving the cursor or
+// Line keeps what others wrote (a name, a file) from moving the cursor or
 // pretending to be a second line.
-func oneLine(s string) string {
+func Line(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' {
 			return ' '
@@ -156,7 +156,7 @@ func Table(w io.Writer, rows [][]string) error {
 			if i == 0 {
 				fmt.Fprint(tw, cell[:len(cell)-len(strings.TrimLeft(cell, " "))])
 			}
-			fmt.Fprint(tw, oneLine(cell))
+			fmt.Fprint(tw, Line(cell))
 		}
 		fmt.Fprintln(tw)
 	}
