@@ -142,14 +142,18 @@ func (s *Server) importPersons(ctx context.Context, actor string, req control.Im
 	return control.ImportReply{Added: n}, told(err, "nobody was added; put it right and import again")
 }
 
-// erase removes a person for good.
-func (s *Server) erase(ctx context.Context, actor string, req control.UserRequest) (struct{}, error) {
+// erase removes a person for good, and says which backups it could not take
+// them, or somebody erased before, out of.
+func (s *Server) erase(ctx context.Context, actor string, req control.UserRequest) (stray []string, err error) {
 	u, err := s.person(ctx, req.User)
 	if err != nil {
-		return struct{}{}, err
+		return nil, err
 	}
 	_, err = s.accounts.auth.Erase(ctx, actor, u.ID)
-	return struct{}{}, told(err, "add another superuser first: hub user add EMAIL --superuser")
+	if known := s.stray.Load(); known != nil {
+		stray = *known
+	}
+	return stray, told(err, "add another superuser first: hub user add EMAIL --superuser")
 }
 
 // export streams everything that is known about a person.

@@ -102,10 +102,14 @@ number that leads nowhere. It cannot be undone; export first if they ask for it.
 			if err := sure(yes, "Everything about "+args[0]+" will be erased for good."); err != nil {
 				return err
 			}
-			if err := a.call(cmd, "user/rm", control.UserRequest{User: args[0]}, nil); err != nil {
+			var stray []string
+			if err := a.call(cmd, "user/rm", control.UserRequest{User: args[0]}, &stray); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is erased.\n", args[0])
+			for _, file := range stray {
+				note(cmd, file+" may still hold their key: destroy it, then: hub backup --destroyed "+strings.TrimSuffix(file, peopleSuffix))
+			}
 			return nil
 		}}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
