@@ -20,6 +20,10 @@ func (s *Server) clientRoutes(mux *http.ServeMux) {
 		return s.signingKeys(ctx)
 	})
 	handle(mux, s, "keys/rotate", s.rotateSigningKey)
+	handle(mux, s, "keys/rotate-root", func(ctx context.Context, who string, _ struct{}) (control.RootInfo, error) {
+		signs, err := s.RotateRoot(ctx, who)
+		return control.RootInfo{Signs: signs}, told(err, "")
+	})
 	handle(mux, s, "keys/secret", s.sharedSecret)
 }
 

@@ -101,6 +101,9 @@ func (s *Server) RotateRoot(ctx context.Context, actor string) (signs time.Time,
 			return err
 		}
 		roots, err := a.Rotate(s.set.domain, s.networks())
+		if errors.Is(err, certs.ErrAnnounced) {
+			return refused("wait until it signs", "%v", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -144,6 +144,10 @@ func (s *Server) expire(ctx context.Context) error {
 		return err
 	}
 	if behind {
+		// Another hub on the same store may have announced a root.
+		if err := s.readAuthority(ctx); err != nil {
+			return err
+		}
 		if _, err := s.enforce(ctx); err != nil {
 			return err
 		}
@@ -204,8 +208,8 @@ func (s *Server) behind(ctx context.Context) (behind bool, err error) {
 const maxReadBack = 500
 
 // meshChanged reports whether the audit log, between two lengths of it, tells
-// of anything but what people do with their accounts: that changes nothing the
-// packet path knows, and puts nothing in force. While somebody is parting, what
+// of anything but backups and what people do with their accounts: that changes
+// nothing the packet path knows, and puts nothing in force. While somebody is parting, what
 // was taken from them is left to disown, which puts it in force a moment later.
 func meshChanged(tx *store.Tx, from, to uint64, parting bool) (bool, error) {
 	if to < from || to-from > maxReadBack {
@@ -222,7 +226,8 @@ func meshChanged(tx *store.Tx, from, to uint64, parting bool) (bool, error) {
 		for _, e := range entries {
 			noun, _, _ := strings.Cut(e.Action, ".")
 			disowned := parting && e.Actor == "hub" && (e.Action == "peer.disown" || e.Action == "invite.revoke")
-			if !disowned && !slices.Contains(ofAccounts[:], noun) {
+			backup := strings.HasPrefix(e.Action, "hub.backup")
+			if !disowned && !backup && !slices.Contains(ofAccounts[:], noun) {
 				return true, nil
 			}
 			from = e.Index

@@ -66,6 +66,7 @@ type Settings struct {
 	now   func() time.Time
 
 	change gosync.Mutex // held while something in the vault is read and changed
+	noted  time.Time    // when the hub was last written down to have answered
 
 	mu      gosync.Mutex // guards what follows
 	kick    chan struct{}

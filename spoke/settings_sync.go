@@ -22,6 +22,11 @@ const (
 	eventsWait  = 50 // seconds
 	settingsMin = 2 * time.Second
 	settingsMax = time.Minute
+	// eventsPace is the least time between two polls of which the first told
+	// nothing, workPace if it told something: a hub that answers at once, for
+	// whatever reason, does not keep this machine busy.
+	eventsPace = 500 * time.Millisecond
+	workPace   = 50 * time.Millisecond
 )
 
 // maxAnswer bounds what the command service may answer, in bytes: two hundred
@@ -103,6 +108,7 @@ func (s *Settings) follow(ctx context.Context) error {
 			Events []settingsEvent `json:"events"`
 			Cursor string          `json:"cursor"`
 		}
+		asked := time.Now()
 		if err := n.call(ctx, http.MethodGet, fmt.Sprintf("/events?wait=%d&after=%s", eventsWait, url.QueryEscape(cursor)), nil, &waits); err != nil {
 			return err
 		}
@@ -114,6 +120,13 @@ func (s *Settings) follow(ctx context.Context) error {
 			return err
 		}
 		cursor = waits.Cursor
+		pace := eventsPace
+		if len(waits.Events) > 0 {
+			pace = workPace
+		}
+		if d := pace - time.Since(asked); d > 0 && !s.rest(ctx, d) {
+			return ctx.Err()
+		}
 	}
 }
 
@@ -125,7 +138,13 @@ func (s *Settings) heard(id nodeIdentity) (same bool, err error) {
 	if now, err := s.identity(); err != nil || now != id {
 		return false, err
 	}
-	return true, s.store(map[string]any{keyHeard: s.now().UTC().Truncate(time.Second)})
+	// Once a minute: each is a write to an SD card.
+	at := s.now().UTC().Truncate(time.Minute)
+	if at.Equal(s.noted) {
+		return true, nil
+	}
+	s.noted = at
+	return true, s.store(map[string]any{keyHeard: at})
 }
 
 // settingsEvent is one thing that waits.

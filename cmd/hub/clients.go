@@ -126,8 +126,23 @@ func (a *app) keysList() *cobra.Command {
 }
 
 func (a *app) keysRotate() *cobra.Command {
-	return &cobra.Command{Use: "rotate", Short: "Sign with a new key from now on", Args: cobra.NoArgs,
+	root := false
+	cmd := &cobra.Command{Use: "rotate", Short: "Sign with a new key from now on", Args: cobra.NoArgs,
+		Long: `Signs access tokens with a new key from now on.
+
+With --root it is the hub's certificate authority that gets a new key. That one
+is announced first and signs a day later, when every spoke has heard of it; the
+old one counts for another day. Phones and programs that were given ca.crt need
+the new one in the meantime.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if root {
+				var r control.RootInfo
+				if err := a.call(cmd, "keys/rotate-root", nil, &r); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "A new root is announced; it signs from %s.\n", r.Signs.Local().Format(time.DateTime))
+				return nil
+			}
 			var k control.SigningKeyInfo
 			if err := a.call(cmd, "keys/rotate", nil, &k); err != nil {
 				return err
@@ -135,6 +150,8 @@ func (a *app) keysRotate() *cobra.Command {
 			fmt.Fprintf(cmd.OutOrStdout(), "Tokens are signed with %s now.\n", k.ID)
 			return nil
 		}}
+	cmd.Flags().BoolVar(&root, "root", false, "announce a new root of the certificate authority instead")
+	return cmd
 }
 
 func (a *app) keysSecret() *cobra.Command {

@@ -198,12 +198,15 @@ func (a *Authority) Trusted() []*Root {
 	return out
 }
 
+// ErrAnnounced says that there is a new root which does not sign yet.
+var ErrAnnounced = errors.New("a new one is announced already")
+
 // Rotate returns the roots to store when a new one is announced. Roots that
 // are no longer trusted are left out. While one is announced already there is
 // nothing to do, and Rotate says so.
 func (a *Authority) Rotate(domain string, networks []netip.Prefix) ([]*Root, error) {
 	if last := len(a.roots) - 1; a.now().Before(a.signs(last)) {
-		return nil, fmt.Errorf("rotating root: a new one is announced already and signs from %s", a.signs(last).UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("rotating root: %w and signs from %s", ErrAnnounced, a.signs(last).UTC().Format(time.RFC3339))
 	}
 	fresh, err := NewRoot(domain, networks, a.now())
 	if err != nil {

@@ -191,6 +191,11 @@ type WebhookReply struct {
 	Secret string `json:"secret"`
 }
 
+// RootInfo is a root of the certificate authority that was announced.
+type RootInfo struct {
+	Signs time.Time `json:"signs"`
+}
+
 // SigningKeyInfo is one row of `hub keys list`.
 type SigningKeyInfo struct {
 	ID      string    `json:"id"`
