@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -210,5 +211,26 @@ func TestCertificatesLast(t *testing.T) {
 	}
 	if again, err := kitchen.Certificates(t.Context()); again != first || err != nil {
 		t.Errorf("asked again without need: %v", err)
+	}
+}
+
+// TestK04_RootAtTwoHubs: a root that one hub announces is shown by the other
+// too, signs at neither yet, and is not announced twice.
+func TestK04_RootAtTwoHubs(t *testing.T) {
+	p := newPair(t)
+	before := string(p.a.Hub.Roots())
+	if before != string(p.b.Hub.Roots()) {
+		t.Fatal("two hubs on one store have different authorities")
+	}
+	if _, err := p.a.Hub.RotateRoot(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	after := string(p.a.Hub.Roots())
+	if after == before || !strings.HasPrefix(after, before) {
+		t.Errorf("the old root is not shown beside the new one:\n%s", after)
+	}
+	hubtest.Until(t, "the other hub shows it", func() bool { return string(p.b.Hub.Roots()) == after })
+	if _, err := p.b.Hub.RotateRoot(t.Context(), "test"); err == nil {
+		t.Error("announced twice")
 	}
 }
