@@ -144,12 +144,13 @@ func (s *Server) expire(ctx context.Context) error {
 		return err
 	}
 	if behind {
-		// Another hub on the same store may have announced a root.
-		if err := s.readAuthority(ctx); err != nil {
-			return err
-		}
 		if _, err := s.enforce(ctx); err != nil {
 			return err
+		}
+		// Another hub on the same store may have announced a root. That it
+		// cannot be read must not keep what was revoked in force.
+		if err := s.readAuthority(ctx); err != nil {
+			s.log.Error("reading the certificate authority", "err", err)
 		}
 		s.log.Info("what is stored is in force again")
 	}
