@@ -338,7 +338,8 @@ func TestMeshG37_VoiceUnderLoad(t *testing.T) {
 	}
 	eventually(t, "bulk data flows", func() bool { return bulk.Load() > 4<<20 })
 	took, lost := talk(u)
-	if lost > 5 {
+	// Without fairness nearly all are: a full queue drops them.
+	if lost > talks/10 {
 		t.Fatalf("%d of %d voice packets were lost", lost, talks)
 	}
 	p50, p99 := took[len(took)/2], took[len(took)*99/100]
@@ -358,7 +359,7 @@ func talk(u net.Conn) (took []time.Duration, lost int) {
 	for range talks {
 		start := time.Now()
 		_, _ = u.Write(make([]byte, 160))
-		_ = u.SetReadDeadline(start.Add(500 * time.Millisecond))
+		_ = u.SetReadDeadline(start.Add(2 * time.Second))
 		if _, err := u.Read(make([]byte, 200)); err != nil {
 			lost++
 		} else {
