@@ -31,15 +31,8 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{answers: make(map[string][]string)}
-	u, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	u, l := onePort(t)
 	w.addr = u.LocalAddr().(*net.UDPAddr).AddrPort()
-	l, err := net.Listen("tcp", w.addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, srv := range []*dns.Server{{PacketConn: u, Handler: w}, {Listener: l, Handler: w}} {
 		ready := make(chan struct{})
 		srv.NotifyStartedFunc = func() { close(ready) }
@@ -143,17 +136,29 @@ func newServer(t testing.TB, c Config) *Server {
 	return s
 }
 
+// onePort opens a port of loopback that is free for both UDP and TCP: the one that
+// the kernel gives for the first may be in use for the second by anybody.
+func onePort(t testing.TB) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 50 {
+		u, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", u.LocalAddr().String())
+		if err == nil {
+			return u, l
+		}
+		_ = u.Close()
+	}
+	t.Fatal("no port is free for UDP and TCP")
+	return nil, nil
+}
+
 // start serves s on loopback and returns its address.
 func start(t testing.TB, s *Server) string {
 	t.Helper()
-	u, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", u.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	u, l := onePort(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, services.Listeners{TCP: []net.Listener{l}, UDP: []net.PacketConn{u}}) }()
